@@ -1,0 +1,1 @@
+"""Compiler-side packages: HLO programs, costs and memory mapping."""

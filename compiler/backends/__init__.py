@@ -1,0 +1,38 @@
+"""The production compilers, run in child processes without an accelerator.
+
+source = backends.from_dump("dump/")              # or from_function(fn, *args, topology="v5e:1x1")
+compiled = backends.compile_source(source, "v5e:1x1", {"xla_tpu_msa_tensor_overrides": text})
+sum(compiled.cycles.values())
+"""
+
+from compiler.backends.base import Backend, Compiled, MemoryStats, Source
+from compiler.backends.cache import Cache
+from compiler.backends.compile import (
+    BACKENDS,
+    backend_of,
+    close,
+    compile_source,
+    dump,
+    from_dump,
+    from_function,
+)
+from compiler.backends.errors import CompilerError, Reason
+from compiler.backends.readback import Copy
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Cache",
+    "Compiled",
+    "CompilerError",
+    "Copy",
+    "MemoryStats",
+    "Reason",
+    "Source",
+    "backend_of",
+    "close",
+    "compile_source",
+    "dump",
+    "from_dump",
+    "from_function",
+]

@@ -1,0 +1,1 @@
+"""What instructions cost: counted work, and what the compiler measured."""

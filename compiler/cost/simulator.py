@@ -1,0 +1,121 @@
+"""The runtime simulator: how long a program takes with its asynchronous copies.
+
+XLA's memory-space-assignment simulator as one scan over the schedule. Two FIFO queues of copies,
+reads into and writes out of fast memory, are served while instructions leave the slow memory's
+bandwidth idle; both share it evenly while both are busy. An instruction that needs a copy waits
+until the queue has served it. (XLA's own code halves the bandwidth again on every turn of its
+draining loop while both queues are busy; this is the corrected model.)
+
+Times are seconds; a copy's size is the time that it takes alone at full slow bandwidth.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Copies(NamedTuple):
+    """K asynchronous copies; entries with `seconds` 0 are none."""
+
+    point: Int[Array, " K"]  # Starts after instruction point - 1.
+    due: Int[Array, " K"]  # Instruction that waits for it; behind the last: nobody does.
+    seconds: Float[Array, " K"]
+    is_write: Bool[Array, " K"]
+    from_last_run: Bool[Array, " K"]  # Cross-program prefetch: `point` is in the run before.
+
+
+class Timeline(NamedTuple):
+    """What the simulation says of one run."""
+
+    total: Float[Array, ""]
+    cold_total: Float[Array, ""]  # The first run, cross-program prefetches at its start.
+    wait: Float[Array, " T"]  # Seconds waited in front of each instruction, per execution.
+
+
+class _Queues(NamedTuple):
+    """Seconds of copying pushed onto and served from each queue since the start."""
+
+    pushed: Float[Array, " 2"]
+    served: Float[Array, " 2"]
+
+
+class _Events(NamedTuple):
+    push: Float[Array, " 2"]
+    demand: Float[Array, " 2"]  # Served seconds that must be reached before the instruction.
+    idle: Float[Array, ""]
+
+
+def simulate(
+    elapsed: Float[Array, " T"],
+    slow_busy: Float[Array, " T"],
+    trip: Float[Array, " T"],
+    copies: Copies,
+) -> Timeline:
+    """Simulates a program that runs back to back with itself, and returns its second run.
+
+    Args:
+        elapsed: seconds of each instruction, per execution.
+        slow_busy: of these, seconds in which it keeps the slow memory busy itself.
+        trip: executions of each instruction; waits count as often.
+        copies: the asynchronous copies; each runs as often as what it is in front of.
+    """
+    times = elapsed.shape[0]
+    idle = jnp.maximum(elapsed - slow_busy, 0.0)
+    runs = 2
+    push, demand = _events(copies, times, runs)
+    events = _Events(push, demand, jnp.tile(idle, runs))
+    empty = _Queues(jnp.zeros(2), jnp.zeros(2))
+    _, wait = jax.lax.scan(_run, empty, events)
+    wait = wait.reshape(runs, times)
+    totals = jnp.sum(trip * (elapsed + wait), axis=1)
+    return Timeline(totals[1], totals[0], wait[1])
+
+
+def _events(
+    copies: Copies, times: int, runs: int
+) -> tuple[Float[Array, "R 2"], Float[Array, "R 2"]]:
+    """Lays the copies out over consecutive runs: seconds pushed and demanded per instruction."""
+    length = runs * times
+    spread = [_in_run(copies, run, times, length) for run in range(runs)]
+    everything = jax.tree.map(lambda *columns: jnp.concatenate(columns), *spread)
+    # Queue order: by start, then by due time, then as listed.
+    order = jnp.lexsort((everything.due, everything.point))
+    point, due, seconds, is_write, _ = jax.tree.map(lambda column: column[order], everything)
+    push, demand = [], []
+    for lane in range(2):
+        mine = jnp.where(is_write == (lane == 1), seconds, 0.0)
+        # In a first-come-first-served queue a copy is done when all up to it are.
+        done = jnp.where(mine > 0, jnp.cumsum(mine), 0.0)
+        push.append(jnp.zeros(length).at[point].add(mine, mode="drop"))
+        demand.append(jnp.zeros(length).at[due].max(done, mode="drop"))
+    return jnp.stack(push, axis=1), jnp.stack(demand, axis=1)
+
+
+def _in_run(copies: Copies, run: int, times: int, length: int) -> Copies:
+    shift = run * times
+    # A prefetch from the last run is started there; in the first run, at its own start.
+    start = 0 if run == 0 else copies.point + shift - times
+    point = jnp.where(copies.from_last_run, start, copies.point + shift)
+    real = (copies.seconds > 0) & (copies.due < times)
+    return copies._replace(
+        point=jnp.where(copies.seconds > 0, point, length),
+        due=jnp.where(real, copies.due + shift, length),
+    )
+
+
+def _run(queues: _Queues, events: _Events) -> tuple[_Queues, Float[Array, ""]]:
+    """One instruction: wait for its copies, start new ones, serve while it leaves room."""
+    served, waited = queues.served, jnp.float32(0.0)
+    for lane in range(2):
+        need = jnp.maximum(events.demand[lane] - served[lane], 0.0)
+        other = jnp.minimum(need, queues.pushed[1 - lane] - served[1 - lane])
+        waited += need + other
+        served = served.at[lane].add(need).at[1 - lane].add(other)
+    pushed = queues.pushed + events.push
+    pending = pushed - served
+    both = jnp.minimum(jnp.min(pending), events.idle / 2)
+    left = events.idle - 2 * both
+    served = served + both + jnp.clip(pending - both, 0.0, left)
+    return _Queues(pushed, served), waited

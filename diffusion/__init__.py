@@ -1,0 +1,1 @@
+"""Noise schedules and samplers of diffusion models. Nothing here yet."""

@@ -1,0 +1,1 @@
+"""The memory-mapping game: which tensor sits in fast memory, when, and at which offset."""

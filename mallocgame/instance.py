@@ -1,0 +1,193 @@
+"""Builds the arrays of the game from a program, its costs and a target."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from compiler.cost.model import CostModel
+from compiler.hlo import Program
+from compiler.targets import Target
+from mallocgame.accesses import Access, list_accesses
+from mallocgame.types import Accesses, Instance
+
+_SMALLEST_BUCKET = 64
+# Prefix sums of ticks stay below this, so that sums of two fit int32.
+_MAX_TICKS = 1 << 29
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A program to be mapped: the game's instance and what its numbers stand for.
+
+    Attributes:
+        program: the scheduled program.
+        costs: of its instructions, on the target.
+        accesses: the decision points; entry i is access i of `instance`.
+        instance: padded arrays.
+        tick_seconds: seconds per tick.
+        capacity: bytes of fast memory to be used.
+    """
+
+    program: Program
+    costs: CostModel
+    accesses: tuple[Access, ...]
+    instance: Instance
+    tick_seconds: float
+    capacity: int
+
+
+def bucket(count: int) -> int:
+    """Returns the padded size for a count: the next quarter of a power of two, at least 64."""
+    step = max(_SMALLEST_BUCKET, 1 << max(count - 1, 1).bit_length() - 2) // 4
+    step = max(step, _SMALLEST_BUCKET)
+    return max(-(-count // step), 1) * step
+
+
+def build(
+    program: Program,
+    costs: CostModel,
+    *,
+    capacity: int | None = None,
+    cross_program: frozenset[int] = frozenset(),
+    max_cross_program: int = 1,
+) -> Problem:
+    """Returns the game of mapping a program onto a target.
+
+    Args:
+        program: the scheduled program.
+        costs: of its instructions on the target.
+        capacity: bytes of fast memory; the target's by default.
+        cross_program: buffers that the run before may prefetch.
+        max_cross_program: how many of them at most.
+    """
+    target = costs.target
+    capacity = target.capacity if capacity is None else capacity
+    listed = list_accesses(program, cross_program=cross_program)
+    elapsed = costs.all_slow
+    nest = np.array([i.while_nest for i in program.instructions], np.int64)
+    nested = elapsed * 5.0**nest
+    tick = max(float(nested.sum()), 1e-12) / _MAX_TICKS
+    trip = np.array([i.trip_count for i in program.instructions], np.float64)
+    columns = _columns(program, costs, listed, tick, capacity)
+    size = bucket(len(listed))
+    times = bucket(len(program.instructions))
+    picker = _prefix(nested / tick, times)
+    _set_horizon(columns, listed, picker, target, tick)
+    regions = [0] + [i.region for i in program.instructions]
+    instance = Instance(
+        accesses=Accesses(**{k: jnp.asarray(_pad(v, size, k)) for k, v in columns.items()}),
+        order=jnp.arange(size, dtype=jnp.int32),
+        num_accesses=jnp.int32(len(listed)),
+        before_ticks=jnp.asarray(_prefix(elapsed / tick, times)),
+        picker_ticks=jnp.asarray(picker),
+        point_computation=jnp.asarray(_pad(np.array(regions, np.int32), times + 1, "point")),
+        compute_seconds=jnp.asarray(_pad(costs.compute, times, ""), jnp.float32),
+        memory_seconds=jnp.asarray(_pad(costs.memory, times, ""), jnp.float32),
+        trip=jnp.asarray(_pad(trip, times, ""), jnp.float32),
+        capacity=jnp.int32(capacity // target.alignment),
+        max_residency_ticks=jnp.int32(_max_residency(target, tick)),
+        min_overlap=jnp.float32(target.min_overlap),
+        max_outstanding=jnp.int32(target.max_outstanding),
+        max_cross_program=jnp.int32(max_cross_program),
+        all_slow_seconds=jnp.float32((trip * elapsed).sum()),
+        fast_ratio=jnp.float32(target.slow_bandwidth / target.fast_read_bandwidth),
+        price=jnp.zeros(times, jnp.float32),
+        value_to_go=jnp.zeros(size + 1, jnp.float32),
+    )
+    return Problem(
+        program=program,
+        costs=costs,
+        accesses=tuple(listed),
+        instance=instance,
+        tick_seconds=tick,
+        capacity=capacity,
+    )
+
+
+def _max_residency(target: Target, tick: float) -> int:
+    # XLA sizes it by the whole fast memory, whatever part of it a mapping may use.
+    limit = target.max_overlap * target.capacity / target.slow_bandwidth / tick
+    return min(int(limit), 2 * _MAX_TICKS)
+
+
+def _columns(
+    program: Program,
+    costs: CostModel,
+    listed: list[Access],
+    tick: float,
+    capacity: int,
+) -> dict[str, np.ndarray]:
+    target = costs.target
+    compute, memory, elapsed = costs.compute, costs.memory, costs.all_slow
+    rows = []
+    for access in listed:
+        size = program.buffers[access.buffer].size
+        region = program.regions[access.region]
+        saving = 0.0
+        if not access.is_region:
+            saving += sum(costs.read_saving(u.time, u.operand, u.index) for u in access.uses)
+            saving += sum(costs.write_saving(v.time, v.index) for v in access.values)
+        faster = max(compute[access.time], memory[access.time] - saving)
+        rows.append({
+            "buffer": access.buffer,
+            "time": access.time,
+            "end": access.end,
+            "size": -(-size // target.alignment),
+            "copy_ticks": min(int(np.ceil(size / target.slow_bandwidth / tick)), _MAX_TICKS),
+            "saving": saving,
+            "reduction_ticks": int((elapsed[access.time] - faster) / tick)
+            if not access.is_region
+            else 0,
+            "needs_value": access.needs_value,
+            "writes": access.writes,
+            "must_drop": access.must_drop,
+            "forbid": size > capacity,
+            "previous": -1 if access.previous is None else access.previous.number,
+            "enclosing": -1 if access.enclosing is None else access.enclosing.number,
+            "cross_program": access.cross_program,
+            "slow_point": access.slow_point,
+            "earliest": region.start + 1 if access.region else 0,
+            "computation": access.region,
+            "nest_scale": 5**region.while_nest,
+            "horizon": access.number,
+            "eagerness": target.preferred_overlap,
+        })
+    return {
+        name: np.array([row[name] for row in rows], _dtype(name))
+        for name in Accesses._fields
+    }
+
+
+def _dtype(name: str) -> type:
+    kind = Accesses.__annotations__[name]
+    return {"Int": np.int32, "Float": np.float32, "Bool": np.bool_}[kind.__name__.split("[")[0]]
+
+
+def _set_horizon(
+    columns: dict[str, np.ndarray],
+    listed: list[Access],
+    picker: np.ndarray,
+    target: Target,
+    tick: float,
+) -> None:
+    """Fills in how far each stay could go on without a copy, by the residency limit alone."""
+    limit = _max_residency(target, tick)
+    for access in sorted(listed, key=lambda access: -access.number):
+        before = access.previous
+        if before is None or access.must_drop:
+            continue
+        scale = columns["nest_scale"][access.number]
+        gap = (int(picker[access.time]) - int(picker[before.end + 1])) // scale
+        if gap < limit:
+            columns["horizon"][before.number] = columns["horizon"][access.number]
+
+
+def _prefix(ticks: np.ndarray, times: int) -> np.ndarray:
+    total = np.concatenate([[0.0], np.cumsum(ticks)])
+    return np.pad(np.rint(total).astype(np.int32), (0, times + 1 - len(total)), mode="edge")
+
+
+def _pad(values: np.ndarray, size: int, name: str) -> np.ndarray:
+    fill = {"previous": -1, "enclosing": -1, "forbid": True, "nest_scale": 1, "point": -1}
+    return np.pad(values, (0, size - len(values)), constant_values=fill.get(name, 0))

@@ -1,0 +1,224 @@
+"""What NO_COPY, COPY and DROP would do to the access at the cursor.
+
+One `Outcome` per position: whether a stay in fast memory can go on, where a new one would go, when
+its copy would start (XLA's prefetch picker, best fit and FIFO resource), and whether the value
+would first have to be written back.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from mallocgame import heap, queue
+from mallocgame.types import COPY, NO_COPY, Accesses, Instance, Outcome, State
+
+
+class Turn(NamedTuple):
+    """The access at the cursor and where its value is. Scalars."""
+
+    access: Int[Array, ""]
+    row: Accesses  # The access's own row.
+    chained: Bool[Array, ""]  # There is a previous access of the same residency chain.
+    previous: Int[Array, ""]
+    in_fast: Bool[Array, ""]
+    stale: Bool[Array, ""]  # The value is in fast memory only.
+    slow_point: Int[Array, ""]
+    enclosed: Bool[Array, ""]
+
+
+def turn(instance: Instance, state: State) -> Turn:
+    """Looks up the access at the cursor."""
+    access = instance.order[state.cursor]
+    row = jax.tree.map(lambda column: column[access], instance.accesses)
+    chained = row.previous >= 0
+    previous = jnp.maximum(row.previous, 0)
+    in_fast = chained & is_fast(state.action[previous])
+    outer = jnp.maximum(row.enclosing, 0)
+    return Turn(
+        access=access,
+        row=row,
+        chained=chained,
+        previous=previous,
+        in_fast=in_fast,
+        stale=in_fast & (state.stale_since[previous] >= 0),
+        slow_point=jnp.where(chained, state.slow_point[previous], row.slow_point),
+        enclosed=(row.enclosing >= 0) & is_fast(state.action[outer]),
+    )
+
+
+def is_fast(action: Int[Array, "..."]) -> Bool[Array, "..."]:
+    """Tells which decisions put an access into fast memory."""
+    return (action == NO_COPY) | (action == COPY)
+
+
+def outcome(instance: Instance, state: State) -> tuple[Outcome, Bool[Array, " A"]]:
+    """Returns what each action would do here, and which are legal (none: a dead end)."""
+    now = turn(instance, state)
+    row = now.row
+    allowed = ~row.forbid & ~row.must_drop & ~state.banned[now.access]
+
+    # The stay so far: how long its place is free, and whether it may last until this access.
+    offset = state.offset[now.previous]
+    until = state.until[now.previous]
+    free = heap.free_until(state.heap, until, offset, row.size)
+    resides = _overlap(instance, instance.accesses.end[now.previous] + 1, row.time, row)
+    extends = now.in_fast & (free >= row.end) & (resides < instance.max_residency_ticks)
+
+    evict_end = _evict(instance, state, now, free)
+    good_from = jnp.where(now.stale, evict_end, now.slow_point)
+    written_back = ~now.stale | (evict_end > 0)
+
+    fresh = ~row.needs_value & ~now.in_fast & allowed
+    wants_copy = row.needs_value & allowed & written_back & ~now.enclosed
+    point, place = _place(instance, state, now, fresh, wants_copy, good_from)
+    mask = jnp.stack([
+        now.enclosed | (allowed & jnp.where(row.needs_value, extends, extends | (place >= 0))),
+        wants_copy & (place >= 0),
+        ~now.enclosed & (~row.needs_value | (written_back & (good_from <= row.time + row.must_drop))),
+    ])
+    result = Outcome(
+        offset=jnp.where(now.enclosed, state.offset[jnp.maximum(row.enclosing, 0)], place),
+        extends=extends,
+        enclosed=now.enclosed,
+        copy_point=point,
+        copy_due=row.time,
+        evict_end=jnp.where(now.stale & ~now.enclosed, evict_end, 0),
+    )
+    return result, mask
+
+
+def _overlap(
+    instance: Instance, point: Int[Array, "..."], end: Int[Array, ""], row: Accesses
+) -> Int[Array, "..."]:
+    """Time between start points and an instruction, as the prefetch picker counts it."""
+    return (instance.picker_ticks[end] - instance.picker_ticks[point]) // row.nest_scale
+
+
+def _evict(
+    instance: Instance, state: State, now: Turn, free: Int[Array, ""]
+) -> Int[Array, ""]:
+    """Returns before which instruction a write-back could be done, or 0 if none fits.
+
+    It starts right behind the last write. Preferred end: twice the copy's own time behind the
+    start; else as late as the place stays free; never behind the access that needs it.
+    """
+    row = now.row
+    point = jnp.maximum(state.stale_since[now.previous], 0)
+    latest = jnp.minimum(row.time, free)
+    soonest = jnp.minimum(state.until[now.previous] + 1, latest)
+    far = _overlap_all(instance, point, row) >= row.eagerness * row.copy_ticks
+    preferred = jnp.clip(jnp.argmax(far), soonest, latest)
+    ends = jnp.stack([preferred, latest])
+    fits = jax.vmap(
+        lambda end: queue.feasible(
+            state.writes, instance.before_ticks, end, row.copy_ticks, instance.max_outstanding
+        )[point]
+    )(ends)
+    fits &= (ends > point) & (ends > state.until[now.previous])
+    return jnp.where(fits[0], preferred, jnp.where(fits[1], latest, 0))
+
+
+def _overlap_all(
+    instance: Instance, point: Int[Array, ""], row: Accesses
+) -> Int[Array, " P"]:
+    gone = (instance.picker_ticks - instance.picker_ticks[point]) // row.nest_scale
+    return jnp.where(jnp.arange(gone.shape[0]) > point, gone, -1)
+
+
+def _place(
+    instance: Instance,
+    state: State,
+    now: Turn,
+    fresh: Bool[Array, ""],
+    wants_copy: Bool[Array, ""],
+    good_from: Int[Array, ""],
+) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """Finds a place for a new stay: returns (start point of the copy, offset or -1).
+
+    For a copy the start points are taken in the picker's order: the preferred one, then by turns
+    one later and one earlier. The place that stays free over the longest run of later uses is
+    preferred, as XLA does. Room only shrinks towards earlier starts, so when the first start point
+    has none, the earliest later one that has room is found by bisection.
+    """
+    row, accesses = now.row, instance.accesses
+    candidates = _candidates(instance, state, now, good_from) & wants_copy
+    points = jnp.arange(candidates.shape[0])
+    miss = jnp.abs(_overlap(instance, points, row.time, row) - row.eagerness * row.copy_ticks)
+    preferred = jnp.argmin(jnp.where(candidates, miss, jnp.inf)).astype(jnp.int32)
+    first = jnp.where(fresh, row.time, jnp.where(jnp.any(candidates), preferred, -1))
+
+    def fit(point: Int[Array, ""], reach: Int[Array, ""]) -> Int[Array, ""]:
+        return heap.best_fit(state.heap, point, accesses.end[reach], row.size, instance.capacity)
+
+    def shorten(walk: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        reach, _, _ = walk
+        offset = fit(first, reach)
+        last = reach == now.access
+        return jnp.where(last, reach, accesses.previous[reach]), offset, (offset >= 0) | last
+
+    walk = (row.horizon, jnp.int32(-1), first < 0)
+    _, offset, _ = jax.lax.while_loop(lambda walk: ~walk[2], shorten, walk)
+
+    def next_from(lowest: Int[Array, ""]) -> Int[Array, ""]:
+        return jnp.argmax(candidates & (points >= lowest)).astype(jnp.int32)
+
+    def halve(search: _Bisection) -> _Bisection:
+        upper = next_from((search.low + search.high) // 2)
+        point = jnp.where((upper >= search.low) & (upper < search.high), upper, search.next)
+        offset = fit(point, now.access)
+        fits = offset >= 0
+        low = jnp.where(fits, search.low, point + 1)
+        return _Bisection(
+            low=low,
+            high=jnp.where(fits, point, search.high),
+            next=next_from(low),
+            point=jnp.where(fits, point, search.point),
+            offset=jnp.where(fits, offset, search.offset),
+        )
+
+    low = jnp.where(wants_copy & (first >= 0) & (offset < 0), first + 1, row.time + 1)
+    search = _Bisection(low, row.time + 1, next_from(low), first, offset)
+    search = jax.lax.while_loop(
+        lambda search: (search.next >= search.low) & (search.next < search.high), halve, search
+    )
+    return search.point, search.offset
+
+
+class _Bisection(NamedTuple):
+    low: Int[Array, ""]  # Start points in front of this have no room.
+    high: Int[Array, ""]  # This one has, or is behind the last.
+    next: Int[Array, ""]  # First candidate from `low` on (in front of it: none).
+    point: Int[Array, ""]
+    offset: Int[Array, ""]
+
+
+def _candidates(
+    instance: Instance, state: State, now: Turn, good_from: Int[Array, ""]
+) -> Bool[Array, " P"]:
+    """Start points at which the picker, the copy queue and the capacity allow a prefetch."""
+    row = now.row
+    points = jnp.arange(instance.before_ticks.shape[0])
+    overlap = _overlap(instance, points, row.time, row)
+    copying = jnp.where(row.cross_program, 0, row.copy_ticks)
+    long_enough = instance.min_overlap * copying <= overlap + row.reduction_ticks
+    # In front of the last time at which the buffer does not fit there is no use in looking.
+    times = jnp.arange(state.heap.usage.shape[0])
+    full = (state.heap.usage + row.size > instance.capacity) & (times <= row.end)
+    room_from = jnp.max(jnp.where(full, times, -1)) + 1
+    crossing = state.num_cross_program < instance.max_cross_program
+    return (
+        (points >= jnp.maximum(good_from, jnp.maximum(row.earliest, room_from)))
+        & (points <= row.time)
+        & (instance.point_computation == row.computation)
+        & jnp.where(
+            row.cross_program,
+            (points == 0) & crossing,
+            long_enough & (overlap <= instance.max_residency_ticks),
+        )
+        & queue.feasible(
+            state.reads, instance.before_ticks, row.time, copying, instance.max_outstanding
+        )
+    )
+

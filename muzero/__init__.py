@@ -1,0 +1,1 @@
+"""The learning agent. Nothing here yet."""

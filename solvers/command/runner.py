@@ -1,0 +1,515 @@
+"""Flags that all search commands share, and the one place where a command ends."""
+
+import contextlib
+import importlib.metadata
+import io
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Any, TypeVar
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, arg
+from tyro.constructors import PrimitiveConstructorSpec
+
+from solvers.command import files
+from solvers.command.console import Console, Progress, one_line, reader_may_leave
+from solvers.command.interrupt import Interrupt
+from solvers.command.result import (
+    SCHEMA_VERSION,
+    Exit,
+    Failure,
+    Report,
+    Verified,
+    failure_object,
+)
+from solvers.command.units import Budget, Meter, exact_bytes, parse_bytes
+
+_MAX_SEED = 2**32 - 1
+_PATIENCE = 1.0  # Seconds.
+_SHOW_CURSOR = "\x1b[?25h"
+
+BudgetFlag = Annotated[
+    Budget,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="BUDGET",
+        instance_from_str=lambda words: Budget.parse(words[0]),
+        is_instance=lambda value: isinstance(value, Budget),
+        str_from_instance=lambda budget: [str(budget)],
+    ),
+]
+"""Type of a flag that takes a budget."""
+
+ByteSize = Annotated[
+    int,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="SIZE",
+        instance_from_str=lambda words: parse_bytes(words[0]),
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda size: [exact_bytes(size)],
+    ),
+]
+"""Type of a flag that takes a size: `64MiB`; the value is in bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """The flags of every search command; a domain's own dataclass extends them."""
+
+    budget: BudgetFlag = Budget(seconds=60.0)
+    """What the search may spend: 30s, 5m, 2000evals, 8compiles, or 5m,8compiles."""
+    strategy: str = "auto"
+    """The engine that searches."""
+    seed: int = 0
+    """The root of all randomness."""
+    target: str = ""
+    """The machine to search for."""
+    out: Annotated[Path | None, arg(metavar="DIR")] = None
+    """The folder to write into; runs/COMMAND/INPUT if not given."""
+    json: bool = False
+    """Print exactly one JSON object on stdout."""
+    resume: bool = False
+    """Go on with the search that --out holds."""
+    quiet: bool = False
+    """No progress, no notes, no table."""
+    debug: bool = False
+    """Show the traceback of an internal failure."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= _MAX_SEED:
+            raise ValueError(f"--seed must lie in 0..{_MAX_SEED}, not {self.seed}")
+
+
+FlagsT = TypeVar("FlagsT", bound=Flags)
+
+
+class Session:
+    """What a running command has at hand.
+
+    Attributes:
+        name: of the command, such as `mallocgame.search`.
+        flags: the flags common to all commands.
+        out: the folder to write into; it exists and can be written.
+        interrupt: set once the user asked to stop.
+        meter: counts against `flags.budget`, since the command started; an interrupt
+            ends it too.
+        console: notes, tables and progress.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        flags: Flags,
+        *,
+        out: Path,
+        interrupt: Interrupt,
+        console: Console,
+    ) -> None:
+        self.name = name
+        self.flags = flags
+        self.out = out
+        self.interrupt = interrupt
+        self.meter = Meter(flags.budget, interrupted=interrupt.is_set)
+        self.console = console
+        self._at_exit: list[Callable[[], None]] = []
+
+    def note(self, text: str) -> None:
+        """Writes one line to stderr, unless `--quiet`."""
+        self.console.note(text)
+
+    def table(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
+    ) -> None:
+        """Writes a table for a person; nothing under `--json` or `--quiet`."""
+        self.console.table(title, columns, rows)
+
+    def progress(self, title: str) -> contextlib.AbstractContextManager[Progress]:
+        """Shows a bar of the budget spent; nothing without a terminal."""
+        return self.console.progress(title, self.meter)
+
+    def at_exit_now(self, action: Callable[[], None]) -> None:
+        """Has `action` called if a second signal ends the process at once.
+
+        It runs in another thread and must not wait: to kill a child process, say.
+        """
+        self._at_exit.append(action)
+
+    def begin(self, identity: Mapping[str, Any]) -> bool:
+        """Records what this run is, and says whether it continues an earlier one.
+
+        `config.json` in `--out` holds the record. The command, the seed, the strategy
+        and the target are part of it; the budget may differ when a run goes on.
+
+        Args:
+            identity: what else decides the result, such as the digest of the input.
+
+        Returns:
+            True if `--resume` was given and `--out` holds a run of the same identity.
+
+        Raises:
+            Failure: status 2, if it holds a run of another identity.
+        """
+        path = self.out / "config.json"
+        flags = self.flags
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "command": self.name,
+            "seed": flags.seed,
+            "strategy": flags.strategy,
+            "target": flags.target,
+        } | dict(identity)
+        if flags.resume and path.exists():
+            before = files.read_json(path)
+            if not isinstance(before, dict):
+                before = {}
+            # Compare what JSON keeps: tuples come back as lists, paths as text.
+            now = _as_json(record)
+            changed = sorted(k for k in now if before.get(k) != now[k])
+            if changed:
+                raise Failure(
+                    "resume_mismatch",
+                    f"--resume: {self.out} holds a run with another "
+                    f"{', '.join(changed)}; choose another --out or leave out --resume",
+                    Exit.USAGE,
+                )
+            return True
+        if flags.resume:
+            self.note(f"nothing to resume in {self.out}: starting afresh")
+        files.write_json(path, record)
+        return False
+
+    def report(
+        self,
+        *,
+        input: str | Path,
+        unit: str,
+        baselines: Mapping[str, float | None],
+        default: str,
+        best: float,
+        bound: float | None,
+        artifacts: Mapping[str, Path],
+        verified: Verified | None = None,
+        strategy: str | None = None,
+        target: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Report:
+        """Returns the result to end with; `Report` says what the fields mean.
+
+        What the session knows is filled in: command, version, seed, the meter's counts
+        and wall time, the flags' strategy and target unless given, and the further keys
+        `budget` and `environment`.
+        """
+        return Report(
+            command=self.name,
+            version=version(),
+            input=str(input),
+            target=self.flags.target if target is None else target,
+            seed=self.flags.seed,
+            strategy=self.flags.strategy if strategy is None else strategy,
+            unit=unit,
+            baselines=baselines,
+            default=default,
+            best=best,
+            bound=bound,
+            verified=verified,
+            evaluations=self.meter.evaluations(),
+            wall_seconds=self.meter.seconds,
+            artifacts=artifacts,
+            extra={
+                "budget": {
+                    "asked": str(self.flags.budget),
+                    "deterministic": self.flags.budget.deterministic,
+                    "ended_by": self.meter.ended,
+                },
+                "environment": environment(),
+            }
+            | dict(extra or {}),
+        )
+
+    def exit_now(self) -> None:
+        """Carries out what `at_exit_now` was given."""
+        for action in self._at_exit:
+            with contextlib.suppress(Exception):
+                action()
+
+
+def run(
+    search: Callable[[FlagsT, Session], Report],
+    flags_type: type[FlagsT],
+    *,
+    name: str,
+    args: Sequence[str] | None = None,
+) -> int:
+    """Runs a search command from its arguments to its exit status.
+
+    The result is checked, written to `result.json` in `--out`, and shown: as one JSON
+    object under `--json`, else as a table. Whatever goes wrong becomes one line on
+    stderr (under `--json` also one object on stdout) and the status of its cause.
+
+    Args:
+        search: does the work. It polls `session.meter.done()` and returns a result
+            also when interrupted.
+        flags_type: the command's flags; its docstring is the help text.
+        name: of the command, such as `mallocgame.search`.
+        args: the arguments; the process's own if None.
+    """
+    args = sys.argv[1:] if args is None else list(args)
+    with _Ending(name, json=_asks_for_json(args)) as ending:
+        return ending.run(search, flags_type, args)
+
+
+def version() -> str:
+    """Returns the version of the installed toolkit."""
+    try:
+        return importlib.metadata.version("schedule-zero")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def environment() -> dict[str, str]:
+    """Returns the versions that a result may depend on, importing none of them."""
+    found = {"python": sys.version.split()[0], "platform": sys.platform}
+    for package in ("jax", "jaxlib", "libtpu", "numpy", "schedule-zero"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def one_of(flag: str, value: str, known: Sequence[str]) -> str:
+    """Returns `value` if it is known.
+
+    Raises:
+        Failure: status 2, listing the known names.
+    """
+    if value not in known:
+        raise Failure(
+            f"unknown_{flag.strip('-').replace('-', '_')}",
+            f"{flag} {value}: not known; known are {', '.join(known)}",
+            Exit.USAGE,
+        )
+    return value
+
+
+class _Ending:
+    """Owns stdout, the signals and the one line or object that the command ends with."""
+
+    def __init__(self, name: str, *, json: bool) -> None:
+        self.name = name
+        self.json = json
+        self.session: Session | None = None
+        self.out: Path | None = None
+        self._interrupt = Interrupt(self._asked_to_stop, self._stop_now)
+        self._lock = threading.Lock()
+        self._ended = False
+        self._stack = contextlib.ExitStack()
+        self._stdout: IO[str] = sys.stdout
+
+    def __enter__(self) -> "_Ending":
+        self._stack.enter_context(self._interrupt)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # A terminal without µ, say.
+        if self.json:
+            self._stdout = self._stack.enter_context(_only_for_us())
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def run(
+        self,
+        search: Callable[[FlagsT, Session], Report],
+        flags_type: type[FlagsT],
+        args: Sequence[str],
+    ) -> int:
+        debug = False
+        try:
+            flags = self._parse(flags_type, args)
+            if flags is None:
+                return Exit.OK
+            debug = flags.debug
+            self.out = files.prepare_out(flags.out or _default_out(self.name, flags))
+            shown = None if flags.json or flags.quiet else self._stdout
+            self.session = Session(
+                self.name,
+                flags,
+                out=self.out,
+                interrupt=self._interrupt,
+                console=Console(shown, quiet=flags.quiet),
+            )
+            report = search(flags, self.session)
+            return self._finish(report)
+        except KeyboardInterrupt:
+            return self._fail("interrupted", "interrupted", Exit.INTERRUPTED)
+        except BaseException as error:
+            status = getattr(error, "exit_status", None)
+            if status == Exit.INFEASIBLE and self._interrupt.is_set():
+                status = Exit.INTERRUPTED  # It did not run to its end.
+            if isinstance(status, int) and 0 < status < 256:
+                reason = getattr(error, "reason", None) or _snake(type(error).__name__)
+                return self._fail(str(reason), str(error), status, debug=debug)
+            return self._fail_internally(error, debug=debug)
+
+    def _parse(self, flags_type: type[FlagsT], args: Sequence[str]) -> FlagsT | None:
+        """Returns the flags, or None after `--help`."""
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):
+                return tyro.cli(
+                    flags_type,
+                    args=args,
+                    prog=f"python -m {self.name}",
+                    config=(FlagCreatePairsOff,),
+                )
+        except SystemExit as error:
+            if not error.code:
+                return None
+        message = _condense(said.getvalue())
+        raise Failure("usage", f"{message}; see --help", Exit.USAGE)
+
+    def _finish(self, report: Report) -> int:
+        assert self.session is not None and self.out is not None
+        interrupted = self._interrupt.is_set()
+        status = "INTERRUPTED" if interrupted else "OK"
+        path = self.out / "result.json"
+        try:
+            result = report.to_dict(status)
+            result["artifacts"]["result"] = str(path)
+            text = files.to_json(result)
+        except ValueError as error:
+            raise Failure("not_finite", str(error), Exit.CHECK_FAILED) from error
+        files.write_text(path, text)
+        if not self.json:
+            self.session.console.summary(report, status)
+            return Exit.INTERRUPTED if interrupted else Exit.OK
+        with self._end() as first:
+            if first:
+                self._print(text)
+        return Exit.INTERRUPTED if interrupted else Exit.OK
+
+    def _fail_internally(self, error: BaseException, *, debug: bool) -> int:
+        details = "".join(traceback.format_exception(error))
+        what = f"internal failure: {type(error).__name__}: {error}"
+        if debug:
+            print(details, end="", file=sys.stderr, flush=True)
+        elif self.out is not None:
+            path = self.out / "traceback.txt"
+            with contextlib.suppress(Failure):
+                files.write_text(path, details)
+                what = f"{one_line(what)} (traceback in {path})"
+        else:
+            what = f"{one_line(what)} (--debug shows the traceback)"
+        return self._fail("internal", what, Exit.INTERNAL)
+
+    def _fail(
+        self, reason: str, message: str, status: int, *, debug: bool = False
+    ) -> int:
+        message = one_line(message) or reason
+        with self._end() as first:
+            if first:
+                if debug:
+                    traceback.print_exc()
+                print(f"{self.name}: {message}", file=sys.stderr, flush=True)
+                if self.json:
+                    told = failure_object(self.name, version(), reason, message, status)
+                    self._print(files.to_json(told))
+        return int(status)
+
+    @contextlib.contextmanager
+    def _end(self) -> Iterator[bool]:
+        """Yields True to the first that ends the command, and keeps others out."""
+        # A reader that does not read may hold up the other thread for ever.
+        mine = self._lock.acquire(timeout=_PATIENCE)
+        try:
+            first, self._ended = mine and not self._ended, True
+            yield first
+        finally:
+            if mine:
+                self._lock.release()
+
+    def _print(self, text: str) -> None:
+        with reader_may_leave(self._stdout):
+            self._stdout.write(text)
+            self._stdout.flush()
+
+    def _asked_to_stop(self) -> None:
+        if self.session is not None:
+            self.session.note(
+                "interrupted: finishing with the best so far; once more stops at once"
+            )
+
+    def _stop_now(self) -> None:
+        if self.session is not None:
+            self.session.exit_now()
+        files.remove_in_flight()
+        if sys.stderr.isatty():
+            sys.stderr.write(_SHOW_CURSOR)  # A progress bar hides it.
+        self._fail("interrupted", "interrupted twice: stopped", Exit.INTERRUPTED)
+        os._exit(Exit.INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _only_for_us() -> Iterator[IO[str]]:
+    """Yields stdout, and sends what anything else prints there to stderr.
+
+    Libraries and child processes write to file descriptor 1, so that is turned too.
+    """
+    original = sys.stdout
+    original.flush()
+    try:
+        is_real = original.fileno() == 1
+    except (OSError, AttributeError):
+        is_real = False
+    with contextlib.ExitStack() as stack:
+        ours: IO[str] = original
+        if is_real:
+            saved = os.dup(1)
+            ours = stack.enter_context(os.fdopen(saved, "w", encoding="utf-8"))
+            os.dup2(2, 1)
+            stack.callback(os.dup2, saved, 1)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield ours
+
+
+def _asks_for_json(args: Sequence[str]) -> bool:
+    """True if the arguments ask for JSON, even where they can't be parsed."""
+    options = args[: args.index("--")] if "--" in args else args
+    return "--json" in options and "--help" not in options and "-h" not in options
+
+
+def _default_out(name: str, flags: Flags) -> Path:
+    source = str(getattr(flags, "input", "") or "run")
+    stem = "stdin" if source == "-" else Path(source).resolve().stem
+    return Path("runs") / name.split(".")[0] / (stem or "run")
+
+
+def _as_json(record: Mapping[str, Any]) -> dict[str, Any]:
+    import json
+
+    loaded = json.loads(files.to_json(record))
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def _condense(said: str) -> str:
+    """Returns tyro's framed message as one sentence."""
+    lines = [re.sub(r"^[│|]\s?|\s*[│|]\s*$", "", line) for line in said.splitlines()]
+    lines = [line for line in lines if not line.startswith(("╭", "╰"))]
+    rules = [i for i, line in enumerate(lines) if re.fullmatch(r"\s*─+\s*", line)]
+    head = one_line(" ".join(lines[: rules[0]] if rules else lines))
+    # A flag's name helps, the name of our dataclass does not.
+    head = re.sub(r"^Error parsing (\w+: )?", "", head)
+    meant = re.search(r"Perhaps you meant:[\s│]*(--[\w-]+)", said)
+    if meant is not None:
+        head += f" (did you mean {meant.group(1)}?)"
+    return head.rstrip(".") or "the arguments can't be read"
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
