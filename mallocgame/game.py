@@ -80,8 +80,12 @@ def step(instance: Instance, state: State, action: Int[Array, ""]) -> State:
 
 def seconds(instance: Instance, state: State) -> Float[Array, ""]:
     """Analytic time of the decisions so far, undecided accesses slow, no waits for copies."""
-    memory = instance.memory_seconds - state.saved
-    return jnp.sum(instance.trip * jnp.maximum(instance.compute_seconds, memory))
+    return jnp.sum(instance.trip * elapsed(instance, state))
+
+
+def elapsed(instance: Instance, state: State) -> Float[Array, " T"]:
+    """Seconds of each instruction, per execution, by the decisions so far."""
+    return jnp.maximum(instance.floor_seconds, instance.base_seconds - state.saved)
 
 
 def _decide(instance: Instance, state: State, action: Int[Array, ""]) -> State:
@@ -173,4 +177,4 @@ def _look_ahead(instance: Instance, state: State) -> State:
     return state._replace(legal_action_mask=state.legal_action_mask | over)
 
 
-__all__ = ["COPY", "DROP", "NO_COPY", "NUM_ACTIONS", "init", "seconds", "step"]
+__all__ = ["COPY", "DROP", "NO_COPY", "NUM_ACTIONS", "elapsed", "init", "seconds", "step"]

@@ -16,7 +16,7 @@ _SMALLEST_BUCKET = 64
 _MAX_TICKS = 1 << 29
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
     """A program to be mapped: the game's instance and what its numbers stand for.
 
@@ -24,16 +24,16 @@ class Problem:
         program: the scheduled program.
         costs: of its instructions, on the target.
         accesses: the decision points; entry i is access i of `instance`.
+        columns: `instance.accesses` without padding, as NumPy arrays.
         instance: padded arrays.
-        tick_seconds: seconds per tick.
         capacity: bytes of fast memory to be used.
     """
 
     program: Program
     costs: CostModel
     accesses: tuple[Access, ...]
+    columns: dict[str, np.ndarray]
     instance: Instance
-    tick_seconds: float
     capacity: int
 
 
@@ -82,16 +82,17 @@ def build(
         before_ticks=jnp.asarray(_prefix(elapsed / tick, times)),
         picker_ticks=jnp.asarray(picker),
         point_computation=jnp.asarray(_pad(np.array(regions, np.int32), times + 1, "point")),
-        compute_seconds=jnp.asarray(_pad(costs.compute, times, ""), jnp.float32),
-        memory_seconds=jnp.asarray(_pad(costs.memory, times, ""), jnp.float32),
+        floor_seconds=jnp.asarray(_pad(costs.floor, times, ""), jnp.float32),
+        base_seconds=jnp.asarray(_pad(costs.base, times, ""), jnp.float32),
         trip=jnp.asarray(_pad(trip, times, ""), jnp.float32),
         capacity=jnp.int32(capacity // target.alignment),
         max_residency_ticks=jnp.int32(_max_residency(target, tick)),
         min_overlap=jnp.float32(target.min_overlap),
         max_outstanding=jnp.int32(target.max_outstanding),
         max_cross_program=jnp.int32(max_cross_program),
+        tick_seconds=jnp.float32(tick),
         all_slow_seconds=jnp.float32((trip * elapsed).sum()),
-        fast_ratio=jnp.float32(target.slow_bandwidth / target.fast_read_bandwidth),
+        traffic_seconds=jnp.asarray(_pad(costs.traffic, times, ""), jnp.float32),
         price=jnp.zeros(times, jnp.float32),
         value_to_go=jnp.zeros(size + 1, jnp.float32),
     )
@@ -99,8 +100,8 @@ def build(
         program=program,
         costs=costs,
         accesses=tuple(listed),
+        columns=columns,
         instance=instance,
-        tick_seconds=tick,
         capacity=capacity,
     )
 
@@ -119,16 +120,24 @@ def _columns(
     capacity: int,
 ) -> dict[str, np.ndarray]:
     target = costs.target
-    compute, memory, elapsed = costs.compute, costs.memory, costs.all_slow
+    floor, base, elapsed = costs.floor, costs.base, costs.all_slow
+    inside: dict[int, list[Access]] = {}
+    for access in listed:
+        if access.enclosing is not None:
+            inside.setdefault(access.enclosing.number, []).append(access)
     rows = []
     for access in listed:
         size = program.buffers[access.buffer].size
         region = program.regions[access.region]
-        saving = 0.0
+        saving = traffic = 0.0
         if not access.is_region:
-            saving += sum(costs.read_saving(u.time, u.operand, u.index) for u in access.uses)
-            saving += sum(costs.write_saving(v.time, v.index) for v in access.values)
-        faster = max(compute[access.time], memory[access.time] - saving)
+            slots = (costs.savings[access.time], costs.slot_traffic(access.time))
+            saving, traffic = (
+                sum(kind.operands.get((use.operand, use.index), 0.0) for use in access.uses)
+                + sum(kind.outputs.get(value.index, 0.0) for value in access.values)
+                for kind in slots
+            )
+        faster = max(floor[access.time], base[access.time] - saving)
         rows.append({
             "buffer": access.buffer,
             "time": access.time,
@@ -136,6 +145,7 @@ def _columns(
             "size": -(-size // target.alignment),
             "copy_ticks": min(int(np.ceil(size / target.slow_bandwidth / tick)), _MAX_TICKS),
             "saving": saving,
+            "traffic": traffic,
             "reduction_ticks": int((elapsed[access.time] - faster) / tick)
             if not access.is_region
             else 0,
@@ -152,6 +162,8 @@ def _columns(
             "nest_scale": 5**region.while_nest,
             "horizon": access.number,
             "eagerness": target.preferred_overlap,
+            "first_use": min((a.time for a in inside.get(access.number, ())), default=0),
+            "last_use": max((a.end for a in inside.get(access.number, ())), default=0),
         })
     return {
         name: np.array([row[name] for row in rows], _dtype(name))

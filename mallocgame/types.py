@@ -30,7 +30,8 @@ class Accesses(NamedTuple):
     end: Int[Array, " N"]  # Last instruction of the access; `time` but for regions.
     size: Int[Array, " N"]  # Granules.
     copy_ticks: Int[Array, " N"]  # Time that copying the buffer takes.
-    saving: Float[Array, " N"]  # Seconds of memory time that the access saves when fast.
+    saving: Float[Array, " N"]  # Seconds that the access saves when fast, floor aside.
+    traffic: Float[Array, " N"]  # Seconds of slow memory's time that it then leaves free.
     reduction_ticks: Int[Array, " N"]  # How much shorter the instruction is with this one fast.
     needs_value: Bool[Array, " N"]  # Reads what an earlier access or the program's input left.
     writes: Bool[Array, " N"]  # Leaves a slow copy stale.
@@ -45,6 +46,8 @@ class Accesses(NamedTuple):
     nest_scale: Int[Array, " N"]  # 5 ** (while nesting of that computation).
     horizon: Int[Array, " N"]  # Last access of the chain that NO_COPY could reach from here.
     eagerness: Float[Array, " N"]  # Preferred prefetch overlap, in multiples of the copy's time.
+    first_use: Int[Array, " N"]  # Of a cross-program region: first access inside it.
+    last_use: Int[Array, " N"]  # And the end of the last.
 
 
 class Instance(NamedTuple):
@@ -56,16 +59,17 @@ class Instance(NamedTuple):
     before_ticks: Int[Array, " P"]  # Copying time that instructions in front of a point offer.
     picker_ticks: Int[Array, " P"]  # The same with loop bodies counted 5 ** nest times.
     point_computation: Int[Array, " P"]
-    compute_seconds: Float[Array, " T"]  # Per execution; floor of the instruction's time.
-    memory_seconds: Float[Array, " T"]  # Per execution, every slot in slow memory.
+    floor_seconds: Float[Array, " T"]  # Per execution; what placement cannot shorten.
+    base_seconds: Float[Array, " T"]  # Per execution, every slot in slow memory.
+    traffic_seconds: Float[Array, " T"]  # Of these, the slow memory is busy.
     trip: Float[Array, " T"]  # Executions.
     capacity: Int[Array, ""]  # Granules.
     max_residency_ticks: Int[Array, ""]
     min_overlap: Float[Array, ""]
     max_outstanding: Int[Array, ""]
     max_cross_program: Int[Array, ""]
+    tick_seconds: Float[Array, ""]
     all_slow_seconds: Float[Array, ""]
-    fast_ratio: Float[Array, ""]  # Slow bandwidth over fast bandwidth.
     price: Float[Array, " T"]  # Seconds per granule of fast memory, the relaxation's multipliers.
     value_to_go: Float[Array, " M"]  # M = N + 1: priced saving of order[k:], see `relaxation`.
 
@@ -119,7 +123,7 @@ class State(NamedTuple):
     heap: Heap
     reads: Queue
     writes: Queue
-    saved: Float[Array, " T"]  # Seconds of memory time saved per execution.
+    saved: Float[Array, " T"]  # Seconds saved per execution, floors aside.
     num_cross_program: Int[Array, ""]
     num_backups: Int[Array, ""]
     outcome: Outcome

@@ -36,8 +36,8 @@ def _bert_logits(p: Any, tokens: jax.Array, heads: int) -> jax.Array:
     return layer_norm(p["norm"], x) @ p["tokens"].T
 
 
-def _bert_train(batch: int = 32, time: int = 128, layers: int = 4) -> Call:
-    """Masked-token training step of BERT-small (4 layers of 512)."""
+def _bert_train(batch: int = 32, time: int = 128, layers: int = 2) -> Call:
+    """Masked-token training step of BERT-mini's depth and BERT-small's width."""
 
     def loss_fn(p: Any, tokens: jax.Array, labels: jax.Array) -> jax.Array:
         return cross_entropy(_bert_logits(p, tokens, heads=8), labels)
@@ -119,7 +119,7 @@ WORKLOADS = (
         name="bert_train",
         family="bert",
         make=_bert_train,
-        about="BERT-small masked-token training step with AdamW, 32 x 128 tokens",
+        about="BERT-like masked-token training step with AdamW, 2 layers of 512, 32 x 128 tokens",
     ),
     Workload(
         name="bert_encode",

@@ -18,9 +18,11 @@ from compiler.backends.compile import (
 )
 from compiler.backends.errors import CompilerError, Reason
 from compiler.backends.readback import Copy
+from compiler.backends.repair import Applied, apply
 
 __all__ = [
     "BACKENDS",
+    "Applied",
     "Backend",
     "Cache",
     "Compiled",
@@ -29,6 +31,7 @@ __all__ = [
     "MemoryStats",
     "Reason",
     "Source",
+    "apply",
     "backend_of",
     "close",
     "compile_source",

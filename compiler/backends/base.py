@@ -138,6 +138,15 @@ class Compiled:
             for file in sorted(self.folder.glob("*.csv.gz"))
         }
 
+    def settings(self) -> dict[str, str]:
+        """Returns every compiler setting that was in force (TPU); nested messages as text."""
+        path = self.folder / "settings.txt.gz"
+        return (
+            readback.settings(unzip(path.read_bytes()).decode())
+            if path.exists()
+            else {}
+        )
+
     @functools.cached_property
     def module(self) -> hlo.Module:
         """The final module."""

@@ -1,7 +1,6 @@
 """Compile a function or a dump for named chips, in a child process, through the cache."""
 
 import atexit
-import gzip
 import json
 import tempfile
 import threading
@@ -25,7 +24,7 @@ from compiler.backends.errors import CompilerError
 from compiler.backends.gpu import GpuBackend
 from compiler.backends.process import Worker
 from compiler.backends.tpu import TpuBackend
-from compiler.backends.wire import module_bytes
+from compiler.backends.wire import module_bytes, unzip
 
 TIMEOUT = 600.0  # Seconds that one compile may take.
 
@@ -155,6 +154,8 @@ def dump(
     topology: str = "v5e:1x1",
     out: Path | str,
     compiler_options: Mapping[str, Any] | None = None,
+    gz: bool = False,
+    cache: caching.Cache | None = None,
     **jit_kwargs: Any,
 ) -> Compiled:
     """Compiles a function and writes its dump folder, with XLA's own file names.
@@ -168,22 +169,27 @@ def dump(
         topology: the chips.
         out: folder, made if needed.
         compiler_options: as for `jax.jit`.
+        gz: whether to gzip the files; the names then end in `.gz`, which every reader here takes.
+        cache: as for `compile_source`.
         **jit_kwargs: as for `jax.jit`, such as `donate_argnums`.
     """
     source = from_function(fn, *args, topology=topology, **jit_kwargs)
-    compiled = compile_source(source, topology, compiler_options)
+    compiled = compile_source(source, topology, compiler_options, cache=cache)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"module_0000.{compiled.module.name}"
-    for ending, name in backend_of(topology).dumps.items():
-        packed = compiled.folder / f"{name}.gz"
-        if packed.exists():
-            (folder / f"{stem}.{ending}").write_bytes(
-                gzip.decompress(packed.read_bytes())
+    files = {
+        f"{stem}.{ending}": f"{name}.gz"
+        for ending, name in backend_of(topology).dumps.items()
+    }
+    for table, path in compiled.tables.items():
+        files[f"{stem}.memory-space-assignment-{table}.txt"] = path.name
+    for target, kept in files.items():
+        if (compiled.folder / kept).exists():
+            data = (compiled.folder / kept).read_bytes()
+            (folder / f"{target}.gz" if gz else folder / target).write_bytes(
+                data if gz else unzip(data)
             )
-    for name, path in compiled.tables.items():
-        text = gzip.decompress(path.read_bytes())
-        (folder / f"{stem}.memory-space-assignment-{name}.txt").write_bytes(text)
     return compiled
 
 
@@ -213,7 +219,9 @@ def _collect(scratch: Path, backend: Backend) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     dumped = sorted((scratch / "dump").iterdir()) if (scratch / "dump").is_dir() else []
     for ending, name in backend.dumps.items():
-        found = [file for file in dumped if file.name.endswith((f".{ending}", f"_{ending}"))]
+        found = [
+            file for file in dumped if file.name.endswith((f".{ending}", f"_{ending}"))
+        ]
         if found:  # The program itself is the largest; helpers of a few instructions may be dumped too.
             largest = max(found, key=lambda file: file.stat().st_size)
             files[f"{name}.gz"] = pack(largest.read_bytes())

@@ -38,6 +38,8 @@ def classify(message: str) -> Reason:
     """Returns the cause behind an error text of XLA."""
     if "No such compile option" in message or "into flag" in message:
         return "rejected-option"
-    if "topology" in message and ("invalid" in message or "not divisible" in message):
+    if "topology" in message.lower() and (
+        "invalid" in message or "not divisible" in message
+    ):
         return "unknown-topology"
     return "failed"

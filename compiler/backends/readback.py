@@ -127,3 +127,18 @@ def _is_slice(node: Node) -> bool:
     return any(
         called.root.opcode in ("slice", "dynamic-slice") for called in node.called
     )
+
+
+def settings(text: str) -> dict[str, str]:
+    """Returns the settings of a `tpu_comp_env.txt`: top-level fields, nested messages as text without line breaks."""
+    found: dict[str, str] = {}
+    depth, name = 0, ""
+    for line in text.splitlines():
+        body = line.strip()
+        if depth == 0:
+            name, _, value = body.rstrip("{").strip().partition(": ")
+            found[name] = "" if body.endswith("{") else value.strip('"')
+        elif not (depth == 1 and body == "}"):
+            found[name] = f"{found[name]} {body}".strip()
+        depth += body.endswith("{") - (body == "}")
+    return found

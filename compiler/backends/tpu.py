@@ -1,6 +1,8 @@
 """libtpu, which compiles for chips that are not there."""
 
+import atexit
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -34,12 +36,14 @@ class TpuBackend:
             "before_optimizations.hlo.pb": "before_optimizations.hlo.pb",
             "after_optimizations_before_buffer_assignment.hlo.pb": "scheduled.hlo.pb",
             "after_codegen.hlo.pb": "compiled.hlo.pb",
+            "target_arguments.txt": "target_arguments.txt",
+            "tpu_comp_env.txt": "settings.txt",
         }
     )
     required = ("before_optimizations.hlo.pb", "scheduled.hlo.pb", "compiled.hlo.pb")
 
     def __init__(self) -> None:
-        self._tables: tempfile.TemporaryDirectory[str] | None = None
+        self._tables: Path | None = None  # Made when first needed, gone at exit.
 
     def owns(self, topology: str) -> bool:
         return topology.partition(":")[0] in _ACCELERATORS or ":" in topology
@@ -62,9 +66,10 @@ class TpuBackend:
                 f"no TPU topology {topology!r}; names look like v5e:1x1 or v5p:2x2x1 ({known})",
             )
         if self._tables is None:
-            self._tables = tempfile.TemporaryDirectory(prefix="schedule-zero-tables-")
-        tables = Path(self._tables.name) / match[1]
-        tables.mkdir(exist_ok=True)
+            self._tables = Path(tempfile.mkdtemp(prefix="schedule-zero-tables-"))
+            atexit.register(shutil.rmtree, self._tables, ignore_errors=True)
+        tables = self._tables / match[1]
+        tables.mkdir(parents=True, exist_ok=True)
         return {
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
             "JAX_PLATFORMS": "cpu",
@@ -77,4 +82,6 @@ class TpuBackend:
         }
 
     def request(self, topology: str) -> dict[str, Any]:
-        return {}
+        return {
+            "text": True
+        }  # Else the chip and the settings are written as binary protos of unknown schema.

@@ -27,18 +27,25 @@ def module_bytes(data: bytes) -> bytes:
         CompilerError: "invalid-module", the bytes are neither.
     """
     data = unzip(data)
-    try:
-        fields = list(_fields(data))
-    except (IndexError, ValueError) as error:
-        raise CompilerError("invalid-module", "not a serialized HLO module") from error
-    # `HloModuleProto` has its entry computation's name in field 2; `HloProto` has no field 2 and the module in field 1.
-    numbers = {number for number, _ in fields}
-    wrapped = [value for number, value in fields if number == 1 and value]
-    if {2, 3} <= numbers:
+    if _is_module(data):
         return data
-    if 2 not in numbers and len(wrapped) == 1:
+    wrapped = [value for number, value in _read(data) if number == 1 and value]
+    if len(wrapped) == 1 and _is_module(wrapped[0]):
         return wrapped[0]
     raise CompilerError("invalid-module", "not a serialized HLO module")
+
+
+def _is_module(data: bytes) -> bool:
+    """An `HloModuleProto` has its entry computation's name in field 2 and computations in 3; `HloProto` has no field 2."""
+    return {2, 3} <= {number for number, _ in _read(data)}
+
+
+def _read(data: bytes) -> list[tuple[int, bytes | None]]:
+    """Returns the fields of a message; none if the bytes are not a message."""
+    try:
+        return list(_fields(data))
+    except (IndexError, ValueError):
+        return []
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes | None]]:

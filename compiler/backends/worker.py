@@ -86,6 +86,10 @@ def _compile(request: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
         "xla_dump_hlo_as_proto": True,
         "xla_dump_hlo_as_text": request.get("text", False),
     }
+    tables = os.environ.get(TABLES_ENVIRONMENT)
+    if tables:  # A compile that failed has left its tables.
+        for file in Path(tables).iterdir():
+            file.unlink()
     start = time.monotonic()
     try:
         executable = adapter.compile_module(module, devices, options, partitions)
@@ -93,14 +97,10 @@ def _compile(request: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
         first = str(error).strip().partition("\n")[0]
         raise CompilerError(classify(str(error)), first) from error
     seconds = time.monotonic() - start
-    tables = os.environ.get(TABLES_ENVIRONMENT)
     if tables:
         (folder / "tables").mkdir(exist_ok=True)
-        for file in Path(tables).iterdir():
-            if "memory-space-assignment" in file.name:
-                shutil.move(file, folder / "tables" / file.name)
-            else:
-                file.unlink()
+        for file in Path(tables).glob("*memory-space-assignment*"):
+            shutil.move(file, folder / "tables" / file.name)
     return {
         "ok": True,
         "seconds": seconds,

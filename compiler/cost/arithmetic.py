@@ -114,18 +114,24 @@ def work(node: Node, memo: Memo) -> Work:
             return _body(node, memo)
         case "custom-call":
             estimate = kernel_estimate(node)
-            return Work(estimate.flops, estimate.transcendentals) if estimate else Work()
+            return (
+                Work(estimate.flops, estimate.transcendentals) if estimate else Work()
+            )
         case "dot":
             return Work(flops=_FMA * _elements(node.shape) * _contracted(node))
         case "convolution":
             return Work(flops=_FMA * _convolution_macs(node))
         case "reduce":
             inputs = len(node.operands) // 2
-            reduced = _elements(node.operands[0].shape) - _elements(_first_array(node.shape))
+            reduced = _elements(node.operands[0].shape) - _elements(
+                _first_array(node.shape)
+            )
             return _body(node, memo).times(max(reduced, 0.0) if inputs else 0.0)
         case "reduce-window":
             window = math.prod(float(d.size) for d in node.attributes.window.dimensions)
-            return _body(node, memo).times(max(window - 1, 0.0) * _elements(_first_array(node.shape)))
+            return _body(node, memo).times(
+                max(window - 1, 0.0) * _elements(_first_array(node.shape))
+            )
         case "select-and-scatter" if len(node.called) == 2:
             select, scatter = (_computation(c, memo) for c in node.called)
             source = _elements(node.operands[1].shape)
@@ -136,7 +142,11 @@ def work(node: Node, memo: Memo) -> Work:
             return _body(node, memo).times(_elements(node.operands[-1].shape))
         case "sort":
             elements = _elements(node.operands[0].shape) if node.operands else 0.0
-            return Work(flops=elements * math.ceil(math.log2(elements))) if elements > 1 else Work()
+            return (
+                Work(flops=elements * math.ceil(math.log2(elements)))
+                if elements > 1
+                else Work()
+            )
         case "all-reduce" | "reduce-scatter":
             return Work(flops=sum(_elements(leaf) for _, leaf in node.shape.leaves()))
     return Work()
@@ -177,16 +187,26 @@ def _contracted(dot: Node) -> float:
 
 def _convolution_macs(node: Node) -> float:
     """Multiply-adds of a convolution that touch data, not padding."""
-    numbers, window = node.attributes.convolution_dimension_numbers, node.attributes.window
-    lhs, rhs, result = (s.dimensions for s in (node.operands[0].shape, node.operands[1].shape, node.shape))
+    numbers, window = (
+        node.attributes.convolution_dimension_numbers,
+        node.attributes.window,
+    )
+    lhs, rhs, result = (
+        s.dimensions
+        for s in (node.operands[0].shape, node.operands[1].shape, node.shape)
+    )
 
     def size(dimensions: tuple[int, ...], d: int) -> int:
         return dimensions[d] if 0 <= d < len(dimensions) else 1
 
     positions = 1.0
-    spatial = zip(numbers.input_spatial_dimensions, numbers.output_spatial_dimensions, window.dimensions)
+    spatial = zip(
+        numbers.input_spatial_dimensions,
+        numbers.output_spatial_dimensions,
+        window.dimensions,
+    )
     for read, written, dimension in spatial:
-        positions *= _valid_positions(
+        positions *= valid_positions(
             dimension.size,
             size(lhs, read),
             size(result, written),
@@ -198,14 +218,23 @@ def _convolution_macs(node: Node) -> float:
     inputs = size(rhs, numbers.kernel_input_feature_dimension)
     outputs = size(result, numbers.output_feature_dimension)
     batch = size(lhs, numbers.input_batch_dimension)
-    return positions * inputs * outputs * batch / max(node.attributes.batch_group_count, 1)
+    return (
+        positions * inputs * outputs * batch / max(node.attributes.batch_group_count, 1)
+    )
 
 
 _MAX_STEPS = 1 << 16
 
 
-def _valid_positions(
-    kernel: int, data: int, result: int, *, stride: int, low: int, base_dilation: int, window_dilation: int
+def valid_positions(
+    kernel: int,
+    data: int,
+    result: int,
+    *,
+    stride: int,
+    low: int,
+    base_dilation: int,
+    window_dilation: int,
 ) -> float:
     """Pairs of a kernel position and a result position that meet data.
 
@@ -239,5 +268,9 @@ def _hits(first: int, step: int, count: int, period: int, limit: int) -> int:
     if first % divisor:
         return 0
     modulus = period // divisor
-    residue = (-(first // divisor) * pow(step // divisor, -1, modulus)) % modulus if modulus > 1 else 0
+    residue = (
+        (-(first // divisor) * pow(step // divisor, -1, modulus)) % modulus
+        if modulus > 1
+        else 0
+    )
     return max(0, (end - 1 - residue) // modulus - (begin - 1 - residue) // modulus)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from compiler.cost.arithmetic import Memo, work
 from compiler.cost.slots import Slots, all_slots
 from compiler.hlo import Buffer, Instruction, Program, ShapeIndex, Use
+from compiler.hlo.intervals import heap_intervals
 
 # Executions that memory-space assignment assumes for the body of any loop.
 ASSUMED_TRIP_COUNT = 5.0
@@ -88,10 +89,15 @@ def instruction_costs(program: Program) -> InstructionCosts:
 
 def compute_seconds(costs: InstructionCosts, target: Roofline) -> NDArray[np.float64]:
     """Returns the time that arithmetic alone takes, [T] seconds."""
-    return np.maximum(costs.flops / target.peak_flops, costs.transcendentals / target.peak_transcendentals)
+    return np.maximum(
+        costs.flops / target.peak_flops,
+        costs.transcendentals / target.peak_transcendentals,
+    )
 
 
-def memory_boundedness(program: Program, costs: InstructionCosts, target: Roofline) -> NDArray[np.float32]:
+def memory_boundedness(
+    program: Program, costs: InstructionCosts, target: Roofline
+) -> NDArray[np.float32]:
     """Returns what fast memory is worth to each buffer, as XLA ranks it.
 
     For each use the time that would be saved by serving it from fast memory,
@@ -115,27 +121,68 @@ def memory_boundedness(program: Program, costs: InstructionCosts, target: Roofli
         first = buffer.values[0]
         total = benefit(first.time, written=costs.output_bytes(first.time, first.index))
         for use in _costly_uses(buffer):
-            gain = benefit(use.time, read=costs.operand_bytes(use.time, use.operand, use.index))
+            gain = benefit(
+                use.time, read=costs.operand_bytes(use.time, use.operand, use.index)
+            )
             total = total + gain if total > 0 and gain > 0 else max(total, gain)
-        result[buffer.id] = total / np.sqrt(np.float32(buffer.size)) if buffer.size else total
+        result[buffer.id] = (
+            total / np.sqrt(np.float32(buffer.size)) if buffer.size else total
+        )
     return result
+
+
+def msa_order(program: Program, boundedness: NDArray[np.float32]) -> list[int]:
+    """Returns the buffers in the order in which XLA gives them fast memory.
+
+    Most bounded by memory first; then the larger, the longer on the heap
+    simulator's clock, the one whose first value is used up earlier, the one
+    allocated earlier.
+
+    Args:
+        program: B buffers.
+        boundedness: by `memory_boundedness`, [B].
+
+    Returns:
+        Positions in `program.buffers`, [B]; those that can never be in fast
+        memory are among them.
+    """
+    intervals = heap_intervals(program)
+
+    def key(number: int) -> tuple[float, int, int, int, int, int]:
+        buffer, (allocated, freed) = program.buffers[number], intervals[number]
+        first = buffer.values[0]
+        latest_use = max((use.time for use in first.uses), default=0)
+        return (
+            -float(boundedness[number]),
+            -buffer.size,
+            allocated - freed,
+            latest_use,
+            allocated,
+            first.id,
+        )
+
+    return sorted(range(len(program.buffers)), key=key)
 
 
 class _Benefit:
     """Time that fast memory saves one slot of an instruction, in seconds."""
 
     def __init__(self, costs: InstructionCosts, target: Roofline) -> None:
-        self._compute = np.maximum(
-            costs.flops.astype(np.float32) / np.float32(target.peak_flops),
-            costs.transcendentals.astype(np.float32) / np.float32(target.peak_transcendentals),
-        )
-        self._bytes = costs.bytes_total.astype(np.float32)
-        self._scale = (ASSUMED_TRIP_COUNT**costs.while_nest).astype(np.float32)
+        with np.errstate(over="ignore"):
+            self._compute = np.maximum(
+                costs.flops.astype(np.float32) / np.float32(target.peak_flops),
+                costs.transcendentals.astype(np.float32)
+                / np.float32(target.peak_transcendentals),
+            )
+            self._bytes = costs.bytes_total.astype(np.float32)
+            self._scale = (ASSUMED_TRIP_COUNT**costs.while_nest).astype(np.float32)
         self._slow = np.float32(target.slow_bandwidth)
         self._read = np.float32(target.fast_read_bandwidth)
         self._write = np.float32(target.fast_write_bandwidth)
 
-    def __call__(self, time: int, read: float = 0.0, written: float = 0.0) -> np.float32:
+    def __call__(
+        self, time: int, read: float = 0.0, written: float = 0.0
+    ) -> np.float32:
         slow = self._bytes[time] / self._slow
         if slow <= self._compute[time]:
             return np.float32(slow - self._compute[time])

@@ -23,6 +23,8 @@ def kernel_estimate(node: Node) -> Estimate | None:
     if not isinstance(estimate, dict):
         return None
     try:
-        return Estimate(*(max(float(estimate.get(field, 0)), 0.0) for field in Estimate._fields))
+        return Estimate(
+            *(max(float(estimate.get(field, 0)), 0.0) for field in Estimate._fields)
+        )
     except (TypeError, ValueError, OverflowError):
         return None

@@ -78,7 +78,8 @@ def _events(
 ) -> tuple[Float[Array, "R 2"], Float[Array, "R 2"]]:
     """Lays the copies out over consecutive runs: seconds pushed and demanded per instruction."""
     length = runs * times
-    spread = [_in_run(copies, run, times, length) for run in range(runs)]
+    # Prefetches for the run behind the last still take bandwidth in the last.
+    spread = [_in_run(copies, run, times, length) for run in range(runs + 1)]
     everything = jax.tree.map(lambda *columns: jnp.concatenate(columns), *spread)
     # Queue order: by start, then by due time, then as listed.
     order = jnp.lexsort((everything.due, everything.point))
@@ -98,7 +99,7 @@ def _in_run(copies: Copies, run: int, times: int, length: int) -> Copies:
     # A prefetch from the last run is started there; in the first run, at its own start.
     start = 0 if run == 0 else copies.point + shift - times
     point = jnp.where(copies.from_last_run, start, copies.point + shift)
-    real = (copies.seconds > 0) & (copies.due < times)
+    real = (copies.seconds > 0) & (copies.due < times) & (shift + times <= length)
     return copies._replace(
         point=jnp.where(copies.seconds > 0, point, length),
         due=jnp.where(real, copies.due + shift, length),

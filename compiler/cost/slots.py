@@ -46,6 +46,9 @@ _COUNTED_CALLS = frozenset({"TopK"})
 _TILE = (8, 128)
 
 
+OperandBytes: TypeAlias = dict[tuple[int, ShapeIndex], float]
+
+
 class Slots(NamedTuple):
     """Bytes by slot.
 
@@ -56,7 +59,7 @@ class Slots(NamedTuple):
         total: bytes read and written in all, slots or not.
     """
 
-    operands: dict[tuple[int, ShapeIndex], float]
+    operands: OperandBytes
     outputs: dict[ShapeIndex, float]
     total: float
 
@@ -89,6 +92,9 @@ def is_free(node: Node) -> bool:
 def _slots(node: Node, memo: _Memo) -> Slots:
     if is_free(node):
         return Slots({}, {}, 0.0)
+    estimate = kernel_estimate(node)
+    if estimate is not None:
+        return _plain(node, {})._replace(total=estimate.bytes_accessed)
     match node.opcode:
         case "slice" | "dynamic-slice":
             return _plain(node, {0: _bytes(node)})
@@ -112,7 +118,10 @@ def _plain(node: Node, instead: dict[int, float], output: float | None = None) -
 
     The results of an operation with several are only counted together.
     """
-    operands = {(i, ()): instead.get(i, _bytes(operand)) for i, operand in enumerate(node.operands)}
+    operands: OperandBytes = {
+        (i, ()): instead.get(i, _bytes(operand))
+        for i, operand in enumerate(node.operands)
+    }
     written = _bytes(node) if output is None else output
     return Slots(operands, {(): written}, sum(operands.values()) + written)
 
@@ -122,11 +131,15 @@ def _plain(node: Node, instead: dict[int, float], output: float | None = None) -
 
 def _fusion(fusion: Node, memo: _Memo) -> Slots:
     inside = fusion.called[0]
-    operands = {}
+    operands: OperandBytes = {}
     for i, parameter in enumerate(inside.parameters):
         for index, leaf in parameter.shape.leaves():
-            operands[i, index] = float(padded_bytes(leaf)) if index else _read(parameter, inside, memo)
-    outputs = {index: _written(inside.root, index) for index, _ in fusion.shape.leaves()}
+            operands[i, index] = (
+                float(padded_bytes(leaf)) if index else _read(parameter, inside, memo)
+            )
+    outputs = {
+        index: _written(inside.root, index) for index, _ in fusion.shape.leaves()
+    }
     return Slots(operands, outputs, sum(operands.values()) + sum(outputs.values()))
 
 
@@ -148,7 +161,9 @@ def _read(parameter: Node, inside: Computation, memo: _Memo) -> float:
             elif user.opcode == "fusion":
                 callee = user.called[0]
                 custom = user.attributes.fusion_kind == "kCustom"
-                total += 0.0 if custom else _read(callee.parameters[operand], callee, memo)
+                total += (
+                    0.0 if custom else _read(callee.parameters[operand], callee, memo)
+                )
             else:
                 whole = True
         memo.read[parameter] = total + _bytes(parameter) if whole else total
@@ -179,12 +194,18 @@ def _custom_fusion(fusion: Node) -> Slots | None:
     if fusion.attributes.fusion_kind != "kCustom":
         return None
     inside = fusion.called[0]
-    core = next((node for node in inside.nodes if node.opcode in ("gather", "scatter")), None)
+    core = next(
+        (node for node in inside.nodes if node.opcode in ("gather", "scatter")), None
+    )
     if core is None:
         return None
     rows = _gathered(core) if core.opcode == "gather" else _scattered(core)
-    instead = {0: rows} | {i: _bytes(operand) for i, operand in enumerate(core.operands) if i}
-    operands = {(i, ()): _bytes(operand) for i, operand in enumerate(fusion.operands)}
+    instead = {0: rows} | {
+        i: _bytes(operand) for i, operand in enumerate(core.operands) if i
+    }
+    operands: OperandBytes = {
+        (i, ()): _bytes(operand) for i, operand in enumerate(fusion.operands)
+    }
     for number, bytes_read in instead.items():
         for parameter in _parameters_behind(core.operands[number]):
             operands[parameter.attributes.parameter_number, ()] = bytes_read
@@ -226,7 +247,9 @@ def _scattered(scatter: Node) -> float:
     sizes = []
     for d in range(len(table.dimensions)):
         update = next(window, -1) if d not in single else -1
-        sizes.append(updates.dimensions[update] if 0 <= update < len(updates.dimensions) else 1)
+        sizes.append(
+            updates.dimensions[update] if 0 <= update < len(updates.dimensions) else 1
+        )
     return _rows(table, tuple(sizes), updates)
 
 

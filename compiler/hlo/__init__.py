@@ -1,7 +1,13 @@
 """HLO programs as the compiler dumps them: reading, times, values, buffers."""
 
 from compiler.hlo.build import build
-from compiler.hlo.errors import FormatError, InputError, ModuleError, UnreadableError, UnscheduledError
+from compiler.hlo.errors import (
+    FormatError,
+    InputError,
+    ModuleError,
+    UnreadableError,
+    UnscheduledError,
+)
 from compiler.hlo.load import load
 from compiler.hlo.module import Computation, Module, Node
 from compiler.hlo.program import Buffer, Position, Program, Use, Value

@@ -52,7 +52,12 @@ def _aliased_at(node: Node, flow: Dataflow, memo: Memo) -> Iterator[tuple[int, i
     match node.opcode:
         case "while":
             body, condition = node.called
-            for other in (node.operands[0], body.parameters[0], body.root, condition.parameters[0]):
+            for other in (
+                node.operands[0],
+                body.parameters[0],
+                body.root,
+                condition.parameters[0],
+            ):
                 yield from zip(values[node], values[other], strict=True)
         case "conditional":
             for branch in node.called:
@@ -60,4 +65,6 @@ def _aliased_at(node: Node, flow: Dataflow, memo: Memo) -> Iterator[tuple[int, i
         case _:
             for pair in in_place_pairs(node, memo):
                 operands = flow.below(node.operands[pair.operand], pair.operand_index)
-                yield from zip(flow.below(node, pair.output_index), operands, strict=False)
+                yield from zip(
+                    flow.below(node, pair.output_index), operands, strict=False
+                )

@@ -26,11 +26,16 @@ def build(module: Module) -> Program:
     drafts = _values(flow, instructions, Lifetimes(module, instructions, regions))
     stands_for = group(module, flow)
     members: dict[int, list[Value]] = {}
-    for key, value in sorted(drafts.items(), key=lambda item: (item[1].live, item[1].id)):
+    for key, value in sorted(
+        drafts.items(), key=lambda item: (item[1].live, item[1].id)
+    ):
         members.setdefault(stands_for[key], []).append(value)
     in_order = sorted(members.values(), key=lambda group: (group[0].time, group[0].id))
     buffers = tuple(_buffer(i, values, module) for i, values in enumerate(in_order))
-    values = sorted((value for buffer in buffers for value in buffer.values), key=lambda value: value.id)
+    values = sorted(
+        (value for buffer in buffers for value in buffer.values),
+        key=lambda value: value.id,
+    )
     return Program(
         name=module.name,
         module=module,
@@ -43,7 +48,9 @@ def build(module: Module) -> Program:
     )
 
 
-def _values(flow: Dataflow, instructions: Sequence[Instruction], lifetimes: Lifetimes) -> dict[int, Value]:
+def _values(
+    flow: Dataflow, instructions: Sequence[Instruction], lifetimes: Lifetimes
+) -> dict[int, Value]:
     """Returns the values by their number in `flow`, not yet in buffers."""
     positions: dict[int, list[Position]] = {}
     uses: dict[int, list[Use]] = {}
@@ -59,7 +66,8 @@ def _values(flow: Dataflow, instructions: Sequence[Instruction], lifetimes: Life
                     uses.setdefault(value, []).append(Use(time, node, i, index))
     order = sorted(positions, key=lambda value: _xla_order(flow, value))
     return {
-        value: _value(i, value, flow, positions[value], uses.get(value, []), lifetimes) for i, value in enumerate(order)
+        value: _value(i, value, flow, positions[value], uses.get(value, []), lifetimes)
+        for i, value in enumerate(order)
     }
 
 
@@ -69,7 +77,12 @@ def _xla_order(flow: Dataflow, value: int) -> tuple[bool, int, ShapeIndex]:
 
 
 def _value(
-    number: int, key: int, flow: Dataflow, positions: list[Position], uses: list[Use], lifetimes: Lifetimes
+    number: int,
+    key: int,
+    flow: Dataflow,
+    positions: list[Position],
+    uses: list[Use],
+    lifetimes: Lifetimes,
 ) -> Value:
     definition = flow.definitions[key]
     node, index = definition.node, definition.index
@@ -83,7 +96,9 @@ def _value(
         is_phi=definition.is_phi,
         shape=shape,
         size=_size(shape),
-        live=lifetimes.of(node, ((p.node, p.index) for p in positions), (use.node for use in uses)),
+        live=lifetimes.of(
+            node, ((p.node, p.index) for p in positions), (use.node for use in uses)
+        ),
         buffer=-1,
         positions=(first, *(p for p in positions if p is not first)),
         uses=_in_order(uses),
@@ -113,7 +128,10 @@ def _reads(node: Node, index: ShapeIndex) -> bool:
 
 def _buffer(number: int, drafts: Sequence[Value], module: Module) -> Buffer:
     live = without_overlap([value.live for value in drafts])
-    values = tuple(dataclasses.replace(v, live=r, buffer=number) for v, r in zip(drafts, live, strict=True))
+    values = tuple(
+        dataclasses.replace(v, live=r, buffer=number)
+        for v, r in zip(drafts, live, strict=True)
+    )
     parameters, root = module.entry.parameters, module.entry.root
     return Buffer(
         id=number,
@@ -124,7 +142,9 @@ def _buffer(number: int, drafts: Sequence[Value], module: Module) -> Buffer:
         uses=_in_order(use for value in values for use in value.uses),
         is_parameter=any(value.node in parameters for value in values),
         is_constant=any(value.node.opcode == "constant" for value in values),
-        is_live_out=any(position.node is root for value in values for position in value.positions),
+        is_live_out=any(
+            position.node is root for value in values for position in value.positions
+        ),
         never_fast_reason=next(filter(None, map(_never_fast_reason, values)), None),
     )
 
@@ -139,7 +159,10 @@ def _never_fast_reason(value: Value) -> str | None:
         return "empty"
     if value.shape.is_effective_scalar:
         return "a scalar"
-    if any(position.node.shape.at(position.index).memory_space != 0 for position in value.positions):
+    if any(
+        position.node.shape.at(position.index).memory_space != 0
+        for position in value.positions
+    ):
         return "its memory space is fixed"
     touching = [p.node for p in value.positions] + [u.node for u in value.uses]
     if any(node.attributes.is_host_transfer for node in touching):

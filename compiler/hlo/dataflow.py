@@ -15,10 +15,23 @@ from compiler.hlo.module import Computation, Node
 from compiler.hlo.shapes import Shape, ShapeIndex, num_parts
 
 _PASSES_OPERAND = frozenset(
-    {"add-dependency", "all-reduce-done", "async-update", "bitcast", "domain", "optimization-barrier", "set-dimension-size"}
+    {
+        "add-dependency",
+        "all-reduce-done",
+        "async-update",
+        "bitcast",
+        "domain",
+        "optimization-barrier",
+        "set-dimension-size",
+    }
 )
 # Element of the operand that the end of an asynchronous operation passes on.
-_DONE = {"all-gather-done": 1, "async-done": 1, "collective-permute-done": 1, "copy-done": 0}
+_DONE = {
+    "all-gather-done": 1,
+    "async-done": 1,
+    "collective-permute-done": 1,
+    "copy-done": 0,
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,7 +59,9 @@ class Dataflow:
 
     def at(self, node: Node) -> Iterable[tuple[ShapeIndex, int]]:
         """Yields `(index, value)` for the parts of an instruction's result."""
-        return zip((index for index, _ in node.shape.parts()), self.values[node], strict=True)
+        return zip(
+            (index for index, _ in node.shape.parts()), self.values[node], strict=True
+        )
 
     def below(self, node: Node, index: ShapeIndex) -> list[int]:
         """Returns the values at an index of a result and at all below it."""
@@ -57,7 +72,10 @@ def analyse(entry: Computation) -> Dataflow:
     """Returns the values of an entry computation and of all that it runs."""
     flow = _Flow()
     flow.run(entry, [flow.define(node) for node in entry.parameters])
-    values = {node: tuple(flow.resolve(v) for v in found) for node, found in flow.values.items()}
+    values = {
+        node: tuple(flow.resolve(v) for v in found)
+        for node, found in flow.values.items()
+    }
     return Dataflow(values, tuple(flow.definitions))
 
 
@@ -79,7 +97,9 @@ class _Flow:
         """Makes a new value for each part of a node's shape."""
         return self._define_below(node, node.shape, (), is_phi)
 
-    def run(self, computation: Computation, arguments: Sequence[list[int]]) -> list[int]:
+    def run(
+        self, computation: Computation, arguments: Sequence[list[int]]
+    ) -> list[int]:
         """Follows the values through a computation; returns those of its root."""
         for node in computation.nodes:
             if node.opcode == "parameter":
@@ -93,7 +113,9 @@ class _Flow:
         self._same_as.append(len(self._same_as))
         return len(self._same_as) - 1
 
-    def _define_below(self, node: Node, shape: Shape, index: ShapeIndex, is_phi: bool = False) -> list[int]:
+    def _define_below(
+        self, node: Node, shape: Shape, index: ShapeIndex, is_phi: bool = False
+    ) -> list[int]:
         return [self._new(node, part, is_phi) for part, _ in shape.parts(index)]
 
     def _results(self, node: Node) -> list[int]:
@@ -102,19 +124,28 @@ class _Flow:
         if opcode in _PASSES_OPERAND:
             return self._if_fits(node, operands[0])
         if opcode in _DONE:
-            return self._if_fits(node, _element(operands[0], node.operands[0].shape, _DONE[opcode]))
+            return self._if_fits(
+                node, _element(operands[0], node.operands[0].shape, _DONE[opcode])
+            )
         match opcode:
             case "tuple":
-                return [self._new(node, ()), *(value for operand in operands for value in operand)]
+                return [
+                    self._new(node, ()),
+                    *(value for operand in operands for value in operand),
+                ]
             case "copy":
                 return [self._new(node, ()), *operands[0][1:]]
             case "get-tuple-element":
-                return _element(operands[0], node.operands[0].shape, node.attributes.tuple_index)
+                return _element(
+                    operands[0], node.operands[0].shape, node.attributes.tuple_index
+                )
             case "while":
                 return self._while(node, operands[0])
             case "conditional":
                 branches = zip(node.called, operands[1:], strict=True)
-                return self._meet(node, [self.run(branch, [values]) for branch, values in branches])
+                return self._meet(
+                    node, [self.run(branch, [values]) for branch, values in branches]
+                )
             case "call":
                 return self.run(node.called[0], operands)
             case "async-start":
@@ -123,7 +154,9 @@ class _Flow:
             case "copy-start":
                 return self._with_elements(node, {1: operands})
             case "all-gather-start" | "collective-permute-start" | "send":
-                return self._with_elements(node, {0: operands if opcode != "send" else operands[:1]})
+                return self._with_elements(
+                    node, {0: operands if opcode != "send" else operands[:1]}
+                )
             case "recv-done":
                 received = _element(operands[0], node.operands[0].shape, 0)
                 return self._with_elements(node, {0: [received]})
@@ -132,7 +165,9 @@ class _Flow:
     def _if_fits(self, node: Node, values: list[int]) -> list[int]:
         return values if len(values) == num_parts(node.shape) else self.define(node)
 
-    def _with_elements(self, node: Node, passed: dict[int, Sequence[list[int]]]) -> list[int]:
+    def _with_elements(
+        self, node: Node, passed: dict[int, Sequence[list[int]]]
+    ) -> list[int]:
         """Results of which some elements hold what is passed to them.
 
         An element is either the one thing passed or a tuple of all of them.
@@ -157,21 +192,32 @@ class _Flow:
         self.run(condition, [self._meet(condition.parameters[0], [initial, after])])
         return self._meet(node, [initial, after])
 
-    def _drop_trivial(self, start: list[int], initial: list[int], after: list[int]) -> None:
+    def _drop_trivial(
+        self, start: list[int], initial: list[int], after: list[int]
+    ) -> None:
         """Forwards what a loop only carries along to its initial value."""
         changed = True
         while changed:
             changed = False
             for phi, before, again in zip(start, initial, after, strict=True):
-                if self.resolve(phi) == phi and self.resolve(again) in (phi, self.resolve(before)):
+                if self.resolve(phi) == phi and self.resolve(again) in (
+                    phi,
+                    self.resolve(before),
+                ):
                     self._same_as[phi] = self.resolve(before)
                     changed = True
 
     def _meet(self, node: Node, alternatives: Sequence[list[int]]) -> list[int]:
         result = []
-        for (index, _), values in zip(node.shape.parts(), zip(*alternatives, strict=True), strict=True):
+        for (index, _), values in zip(
+            node.shape.parts(), zip(*alternatives, strict=True), strict=True
+        ):
             different = {self.resolve(value) for value in values}
-            result.append(different.pop() if len(different) == 1 else self._new(node, index, is_phi=True))
+            result.append(
+                different.pop()
+                if len(different) == 1
+                else self._new(node, index, is_phi=True)
+            )
         return result
 
 

@@ -30,7 +30,11 @@ def in_place_pairs(node: Node, memo: Memo) -> tuple[InPlace, ...]:
             return (InPlace(0, (), ()),)
         case "scatter" | "all-reduce-start":
             outputs = [index for index, _ in node.shape.leaves()]
-            return tuple(InPlace(i, (), index) for i, index in enumerate(outputs) if i < len(node.operands))
+            return tuple(
+                InPlace(i, (), index)
+                for i, index in enumerate(outputs)
+                if i < len(node.operands)
+            )
         case "fusion":
             if node not in memo:
                 memo[node] = tuple(_declared(node)) or tuple(_fusion_pairs(node, memo))
@@ -42,7 +46,11 @@ def in_place_pairs(node: Node, memo: Memo) -> tuple[InPlace, ...]:
 
 def _declared(node: Node) -> Iterator[InPlace]:
     for pair in node.attributes.output_operand_aliasing:
-        yield InPlace(pair.operand_index, tuple(pair.operand_shape_index), tuple(pair.output_shape_index))
+        yield InPlace(
+            pair.operand_index,
+            tuple(pair.operand_shape_index),
+            tuple(pair.output_shape_index),
+        )
 
 
 def _fusion_pairs(fusion: Node, memo: Memo) -> Iterator[InPlace]:
@@ -52,11 +60,15 @@ def _fusion_pairs(fusion: Node, memo: Memo) -> Iterator[InPlace]:
         for pair in in_place_pairs(source, memo):
             if pair.output_index != index:
                 continue
-            read, read_index = _source(source.operands[pair.operand], pair.operand_index)
+            read, read_index = _source(
+                source.operands[pair.operand], pair.operand_index
+            )
             if read.opcode == "fusion":
                 read, read_index = _through(read, read_index, memo)
             if read.opcode == "parameter":
-                yield InPlace(read.attributes.parameter_number, read_index, output_index)
+                yield InPlace(
+                    read.attributes.parameter_number, read_index, output_index
+                )
 
 
 def _through(fusion: Node, index: ShapeIndex, memo: Memo) -> tuple[Node, ShapeIndex]:

@@ -1,5 +1,6 @@
 """From when to when a value must be kept, as XLA's live-range analysis has it."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 from compiler.hlo.module import Module, Node
@@ -16,13 +17,20 @@ class Lifetimes:
     does. What enters a loop is the loop's as soon as the body starts.
     """
 
-    def __init__(self, module: Module, instructions: Sequence[Instruction], regions: Sequence[Region]) -> None:
+    def __init__(
+        self,
+        module: Module,
+        instructions: Sequence[Instruction],
+        regions: Sequence[Region],
+    ) -> None:
         self._module = module
         self._regions = regions
         self._region_of = {i.node: regions[i.region] for i in instructions}
         self._time = {i.node: i.time for i in instructions}
         self._taken_over = {(a.parameter, a.parameter_index) for a in module.aliases}
-        chain = (i.node for i in instructions if i.opcode in ("async-update", "async-done"))
+        chain = (
+            i.node for i in instructions if i.opcode in ("async-update", "async-done")
+        )
         self._continued = {node.operands[0]: node for node in chain}
 
     def root_of(self, node: Node) -> Node:
@@ -30,7 +38,10 @@ class Lifetimes:
         return self._region_of[node].computation.root
 
     def of(
-        self, node: Node, positions: Iterable[tuple[Node, ShapeIndex]], users: Iterable[Node]
+        self,
+        node: Node,
+        positions: Iterable[tuple[Node, ShapeIndex]],
+        users: Iterable[Node],
     ) -> tuple[int, int]:
         """Returns the first and the last time of a value.
 
@@ -70,10 +81,10 @@ class Lifetimes:
 
 
 def without_overlap(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Shortens the live ranges of one buffer's values so that none overlap.
+    """Shortens the live ranges of one buffer's values to follow each other.
 
-    Where a value is still needed when the next one of the same buffer is
-    defined, it ends just before.
+    Where a value is still needed after the next one of the same buffer is
+    defined, it ends there, and the next one lasts as long as both.
 
     Args:
         ranges: closed ranges of values of one buffer, in any order.
@@ -83,11 +94,11 @@ def without_overlap(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """
     order = sorted(range(len(ranges)), key=lambda i: ranges[i])
     result = [list(r) for r in ranges]
-    for i, j in zip(order, order[1:], strict=False):
+    for i, j in itertools.pairwise(order):
         a, b = result[i], result[j]
         if a[0] == b[0]:
             a[1] = a[0]
-        elif a[1] >= b[0]:
+        elif a[1] > b[0]:
             b[1] = max(a[1], b[1])
-            a[1] = b[0] - 1
+            a[1] = b[0]
     return [(start, end) for start, end in result]

@@ -13,14 +13,16 @@ from typing import NamedTuple
 from compiler.hlo import hlo_pb2 as pb
 from compiler.hlo.module import Node
 
-_TRANSPARENT = frozenset({"copy", "bitcast", "reshape", "convert", "optimization-barrier"})
+_TRANSPARENT = frozenset(
+    {"copy", "bitcast", "reshape", "convert", "optimization-barrier"}
+)
 _MAX_STEPS = 1000
 
 
 class _Carried(NamedTuple):
-    """Element `index` of the loop's tuple at the start of an iteration."""
+    """Element `element` of the loop's tuple at the start of an iteration."""
 
-    index: int
+    element: int
 
 
 def trip_count(loop: Node) -> float | None:
@@ -55,11 +57,15 @@ def _counted(loop: Node) -> float | None:
     counter = _origin(compare.operands[0], condition.parameters[0])
     if len(compare.operands) != 2 or not isinstance(counter, _Carried):
         return None
-    start = _initial(loop, counter.index)
+    start = _initial(loop, counter.element)
     limit = _origin(compare.operands[1], condition.parameters[0])
     if isinstance(limit, _Carried):
-        limit = _initial(loop, limit.index) if _is_invariant(body.root, body.parameters[0], limit.index) else None
-    step = _step(_element(body.root, counter.index), body.parameters[0], counter)
+        limit = (
+            _initial(loop, limit.element)
+            if _is_invariant(body.root, body.parameters[0], limit.element)
+            else None
+        )
+    step = _step(_element(body.root, counter.element), body.parameters[0], counter)
     if start is None or not isinstance(limit, int) or not step or step < 0:
         return None
     return float(max(math.ceil((limit - start) / step), 0))

@@ -41,7 +41,11 @@ class Use:
 
     def __str__(self) -> str:
         text = f"{self.node.name}, operand {self.operand}"
-        return f"{text} {format_index(self.index)}" if self.node.operands[self.operand].shape.is_tuple else text
+        return (
+            f"{text} {format_index(self.index)}"
+            if self.node.operands[self.operand].shape.is_tuple
+            else text
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
@@ -56,8 +60,8 @@ class Value:
         is_phi: whether it stands for several values that meet there.
         shape: of the data; that of a tuple is the table of its pointers.
         size: bytes with padding.
-        live: first and last time at which it is needed. Ranges of one
-            buffer's values do not overlap.
+        live: first and last time at which it is needed. Where a value follows
+            another one in the same buffer, it starts as the other one ends.
         buffer: position of its buffer in `Program.buffers`.
         positions: everywhere it can be found, by time, the definition first.
         uses: by time, then as XLA orders their names.
@@ -147,7 +151,9 @@ class Program:
 
     @cached_property
     def _value_at(self) -> dict[tuple[Node, ShapeIndex], Value]:
-        return {(p.node, p.index): value for value in self.values for p in value.positions}
+        return {
+            (p.node, p.index): value for value in self.values for p in value.positions
+        }
 
     def value_at(self, node: Node, index: ShapeIndex = ()) -> Value:
         """Returns the value at an index of a scheduled instruction's result.

@@ -95,7 +95,13 @@ def flatten(module: Module) -> tuple[tuple[Instruction, ...], tuple[Region, ...]
             for child in _children(node, position, region):
                 visit(dataclasses.replace(child, start=len(instructions)))
             instructions.append(
-                Instruction(len(instructions), node, position, region.while_nest, region.trip_count)
+                Instruction(
+                    len(instructions),
+                    node,
+                    position,
+                    region.while_nest,
+                    region.trip_count,
+                )
             )
         regions[position] = dataclasses.replace(region, end=len(instructions))
 
@@ -115,9 +121,23 @@ def _children(node: Node, position: int, parent: Region) -> Iterator[Region]:
         nest = parent.while_nest + 1
         total = parent.trip_count * (UNKNOWN_TRIP_COUNT if trips is None else trips)
     else:
-        kind = {"conditional": "branch", "async-start": "async"}.get(node.opcode, "call")
+        kind = {"conditional": "branch", "async-start": "async"}.get(
+            node.opcode, "call"
+        )
         trips = 1.0
         kinds = [(kind, computation) for computation in node.called]
         nest, total = parent.while_nest, parent.trip_count
     for kind, computation in kinds:
-        yield Region(computation.name, kind, computation, position, node, parent.depth + 1, nest, trips, total, 0, 0)
+        yield Region(
+            computation.name,
+            kind,
+            computation,
+            position,
+            node,
+            parent.depth + 1,
+            nest,
+            trips,
+            total,
+            0,
+            0,
+        )

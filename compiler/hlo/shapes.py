@@ -200,7 +200,9 @@ def from_proto(proto: pb.Shape, where: str, depth: int = 0) -> Shape:
     name, bits = _TYPES[proto.element_type]
     if name == "tuple":
         if depth >= _MAX_TUPLE_DEPTH:
-            raise ModuleError(f"{where}: tuples nested more than {_MAX_TUPLE_DEPTH} deep")
+            raise ModuleError(
+                f"{where}: tuples nested more than {_MAX_TUPLE_DEPTH} deep"
+            )
         elements = tuple(from_proto(e, where, depth + 1) for e in proto.tuple_shapes)
         return Shape(element_type=name, elements=elements)
     if bits == 0:
@@ -216,11 +218,20 @@ def _array(proto: pb.Shape, name: str, bits: int, where: str) -> Shape:
     if len(dimensions) > _MAX_RANK or any(size < 0 for size in dimensions):
         raise ModuleError(f"{where}: bad dimensions {list(dimensions)[:8]}")
     if order and sorted(order) != list(range(len(dimensions))):
-        raise ModuleError(f"{where}: layout {list(order)[:8]} does not order {len(dimensions)} dimensions")
+        raise ModuleError(
+            f"{where}: layout {list(order)[:8]} does not order {len(dimensions)} dimensions"
+        )
     for tile in tiles:
-        if len(tile) > _MAX_RANK or tile[-1:] in ((), (_COMBINE,)) or any(s < 1 and s != _COMBINE for s in tile):
+        if (
+            len(tile) > _MAX_RANK
+            or tile[-1:] in ((), (_COMBINE,))
+            or any(s < 1 and s != _COMBINE for s in tile)
+        ):
             raise ModuleError(f"{where}: bad tile {list(tile)[:8]}")
-    if not 0 <= layout.element_size_in_bits <= 1024 or layout.tail_padding_alignment_in_elements < 0:
+    if (
+        not 0 <= layout.element_size_in_bits <= 1024
+        or layout.tail_padding_alignment_in_elements < 0
+    ):
         raise ModuleError(f"{where}: bad element size or padding in the layout")
     if layout.dynamic_shape_metadata_prefix_bytes < 0:
         raise ModuleError(f"{where}: negative metadata size in the layout")

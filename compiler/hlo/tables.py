@@ -14,14 +14,27 @@ import csv
 import gzip
 import io
 import sys
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from compiler.hlo.build import build
 from compiler.hlo.errors import FormatError, InputError, UnreadableError
 from compiler.hlo.load import load
 from compiler.hlo.program import Buffer, Program
+
+Row = TypeVar("Row")
+_BAD_TABLE = (
+    OSError,  # Damaged gzip header.
+    EOFError,
+    zlib.error,
+    csv.Error,
+    ValueError,
+    LookupError,
+    AttributeError,  # A missing field is None.
+    TypeError,
+)
 
 
 class BufferRow(NamedTuple):
@@ -56,45 +69,49 @@ def read_buffers(path: Path) -> list[BufferRow]:
     Raises:
         InputError: the file cannot be read or is no such table.
     """
-    return [
-        BufferRow(
-            int(row["buffer_id"]),
-            row["buffer_name"].strip("<>").split(" ")[1],
-            float(row["alt_mem_benefit"]),
-            int(row["size"]),
-            int(row["definition_time"]),
-            tuple(map(int, filter(None, row["use_times"].split(";")))),
-            tuple(filter(None, row["use_names"].split(";"))),
-        )
-        for row in _rows(path, "use_names")
-    ]
+    return _read(path, _buffer_row)
 
 
 def read_allocations(path: Path) -> list[AllocationRow]:
     """Reads an `allocinfo` table; errors as in `read_buffers`."""
-    return [AllocationRow(*(int(row[field]) for field in AllocationRow._fields)) for row in _rows(path, "offset")]
+    return _read(
+        path,
+        lambda row: AllocationRow(
+            *(int(row[field]) for field in AllocationRow._fields)
+        ),
+    )
 
 
 def read_schedule(path: Path) -> list[str]:
     """Reads a `scheduleinfo` table: names by time; errors as in `read_buffers`."""
-    return [row["instruction_name"] for row in _rows(path, "instruction_name")]
+    return _read(path, lambda row: row["instruction_name"])
 
 
-def _rows(path: Path, column: str) -> Iterator[dict[str, str]]:
+def _buffer_row(row: dict[str, str]) -> BufferRow:
+    return BufferRow(
+        buffer_id=int(row["buffer_id"]),
+        name=row["buffer_name"].strip("<>").split(" ")[1],
+        benefit=float(row["alt_mem_benefit"]),
+        size=int(row["size"]),
+        definition_time=int(row["definition_time"]),
+        use_times=tuple(map(int, filter(None, row["use_times"].split(";")))),
+        use_names=tuple(filter(None, row["use_names"].split(";"))),
+    )
+
+
+def _read(path: Path, convert: Callable[[dict[str, str]], Row]) -> list[Row]:
     try:
         data = path.read_bytes()
-        text = (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).decode()
     except OSError as error:
         raise UnreadableError(f"{path}: {error.strerror or error}") from error
-    except (EOFError, ValueError) as error:
-        raise FormatError(f"{path}: not a table ({error})") from error
-    rows = csv.DictReader(io.StringIO(text))
-    if column not in (rows.fieldnames or ()):
-        raise FormatError(f"{path}: has no column {column!r}")
     try:
-        yield from rows
-    except (ValueError, KeyError, IndexError, AttributeError, csv.Error) as error:
-        raise FormatError(f"{path}: bad row ({error})") from error
+        text = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+        rows = csv.DictReader(io.StringIO(text.decode()))
+        return [convert(row) for row in rows]
+    except _BAD_TABLE as error:
+        raise FormatError(
+            f"{path}: not one of the compiler's tables ({error!r})"
+        ) from error
 
 
 # ---- Comparison -------------------------------------------------------------
@@ -117,10 +134,16 @@ class Comparison(NamedTuple):
     omitted: tuple[Buffer, ...]
 
 
-def compare(program: Program, rows: Sequence[BufferRow], schedule: Sequence[str]) -> Comparison:
+def compare(
+    program: Program, rows: Sequence[BufferRow], schedule: Sequence[str]
+) -> Comparison:
     """Compares a program with the compiler's tables."""
     names = [instruction.name for instruction in program.instructions]
-    differences = [f"time {t}: {a} is {b} in the table" for t, (a, b) in enumerate(zip(names, schedule)) if a != b]
+    differences = [
+        f"time {t}: {a} is {b} in the table"
+        for t, (a, b) in enumerate(zip(names, schedule))
+        if a != b
+    ]
     same = sum(a == b for a, b in zip(names, schedule))
     if len(names) != len(schedule):
         differences.append(f"{len(names)} instructions, {len(schedule)} in the table")
@@ -132,9 +155,16 @@ def compare(program: Program, rows: Sequence[BufferRow], schedule: Sequence[str]
         found = list(_differences(row, buffer))
         reproduced += not found
         differences += [f"buffer {row.name}: {difference}" for difference in found]
-    omitted = tuple(b for b in program.buffers if b.name not in listed and b.never_fast_reason is None)
+    omitted = tuple(
+        b
+        for b in program.buffers
+        if b.name not in listed and b.never_fast_reason is None
+    )
     return Comparison(
-        (same, max(len(names), len(schedule))), (reproduced, len(rows)), tuple(differences), omitted
+        (same, max(len(names), len(schedule))),
+        (reproduced, len(rows)),
+        tuple(differences),
+        omitted,
     )
 
 
@@ -179,7 +209,9 @@ def compare_dump(directory: Path) -> Comparison:
     """
     program = build(load(find(directory, *_SCHEDULED)))
     rows = read_buffers(find(directory, _TABLES.format("bufferinfo")))
-    return compare(program, rows, read_schedule(find(directory, _TABLES.format("scheduleinfo"))))
+    return compare(
+        program, rows, read_schedule(find(directory, _TABLES.format("scheduleinfo")))
+    )
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -17,8 +17,6 @@ The compiler's output depends on its version; `options.json` names it. Tests rea
 import argparse
 import gzip
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
@@ -31,24 +29,26 @@ PROGRAMS = (
     "gpt2_decode_b8",
     "gpt2_forward",
     "gpt2_train",
-    "gpt2_generate",
+    "gpt2_generate",  # A while loop, and donated buffers inside it.
     "resnet18",
-    "early_exit_cond",
+    "early_exit_cond",  # Conditionals.
     "lstm_scan",
     "smol_decode_b16",
     "moe_decode",
     "moe_block",
-    "muon_update",
+    "muon_update",  # Donation: every result takes over an argument.
     "mamba_decode",
     "deblur_while",
 )
-DUMPS = {
-    "before_optimizations.hlo.pb": "before_optimizations.hlo.pb",
-    "after_optimizations_before_buffer_assignment.hlo.pb": "scheduled.hlo.pb",
-    "after_codegen.hlo.pb": "compiled.hlo.pb",
-    "target_arguments.txt": "target_arguments.txt",
-}
-TABLES = ("bufferinfo", "allocinfo", "scheduleinfo")
+FILES = (
+    "before_optimizations.hlo.pb.gz",
+    "scheduled.hlo.pb.gz",
+    "compiled.hlo.pb.gz",
+    "bufferinfo.csv.gz",
+    "allocinfo.csv.gz",
+    "scheduleinfo.csv.gz",
+    "target_arguments.txt.gz",
+)
 RELEVANT = (
     "msa",
     "vmem",
@@ -61,120 +61,52 @@ RELEVANT = (
     "outstanding",
     "memory_limit",
 )
-ENVIRONMENT = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "JAX_PLATFORMS": "cpu",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
-
-
-def compile_here(name: str, folder: Path) -> None:
-    """Compiles one workload in this process, dumping to `folder`; the environment is set by `make_golden`."""
-    import jax
-    from jax.experimental import topologies
-    from jax.sharding import SingleDeviceSharding
-
-    from benchmarks import workloads
-
-    jax.config.update("jax_hlo_source_file_canonicalization_regex", f"{ROOT}/")
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY)
-    sharding = SingleDeviceSharding(topology.devices[0])
-    call = workloads.get(name).make()
-    args = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), call.args
-    )
-    jax.jit(call.fn, **call.jit_kwargs).lower(*args).compile(
-        compiler_options={
-            "xla_dump_to": str(folder),
-            "xla_dump_hlo_as_proto": True,
-            "xla_dump_hlo_as_text": True,
-        }
-    )
-
-
-def settings(text: str) -> dict[str, str]:
-    """Returns the settings of a `tpu_comp_env.txt` that bear on memory-space assignment.
-
-    Nested messages keep their text, without line breaks.
-    """
-    found: dict[str, str] = {}
-    depth, name = 0, ""
-    for line in text.splitlines():
-        body = line.strip()
-        if depth == 0:
-            name, _, value = body.rstrip("{").strip().partition(": ")
-            if body.endswith("{"):
-                found[name] = ""
-            else:
-                found[name] = value.strip('"')
-        elif not (depth == 1 and body == "}"):
-            found[name] = f"{found[name]} {body}".strip()
-        depth += body.endswith("{") - (body == "}")
-    return {k: v for k, v in found.items() if any(word in k for word in RELEVANT)}
-
-
-def write_gz(path: Path, data: bytes) -> None:
-    """Writes a gzip file that depends on nothing but the data."""
-    path.write_bytes(gzip.compress(data, compresslevel=9, mtime=0))
-
-
-def only(folder: Path, pattern: str) -> Path:
-    """Returns the one file that matches; a compile that dumped several modules or none is an error."""
-    matches = sorted(folder.glob(pattern))
-    if len(matches) != 1:
-        raise FileNotFoundError(
-            f"{len(matches)} files match {folder}/{pattern}, expected one"
-        )
-    return matches[0]
 
 
 def make_golden(name: str, out: Path) -> None:
-    """Compiles one workload in a child process and writes its golden folder."""
+    """Compiles one workload and writes its golden folder."""
+    from benchmarks import workloads
+    from compiler import backends
+
     with tempfile.TemporaryDirectory() as scratch:
-        tables = Path(scratch) / "tables"
-        tables.mkdir()
-        flags = f"--xla_jf_dump_to={tables} --xla_jf_dump_llo_pass_label_regex=memory-space-assignment.*"
-        environment = {
-            **os.environ,
-            **ENVIRONMENT,
-            "LIBTPU_INIT_ARGS": flags,
-            "PYTHONPATH": str(ROOT),
-        }
-        command = [sys.executable, __file__, "--compile", scratch, name]
-        subprocess.run(command, env=environment, check=True, timeout=900)
+        call = workloads.get(name).make()
+        source = backends.from_function(
+            call.fn, *call.args, topology=TOPOLOGY, **call.jit_kwargs
+        )
+        compiled = backends.compile_source(
+            source, TOPOLOGY, cache=backends.Cache(Path(scratch))
+        )
         out.mkdir(parents=True, exist_ok=True)
-        for source, target in DUMPS.items():
-            write_gz(
-                out / f"{target}.gz", only(Path(scratch), f"*.{source}").read_bytes()
-            )
-        for table in TABLES:
-            source = only(tables, f"*-memory-space-assignment-{table}.txt")
-            write_gz(out / f"{table}.csv.gz", source.read_bytes())
-        options = {
-            "workload": name,
-            "topology": TOPOLOGY,
-            "versions": {p: version(p) for p in ("jax", "jaxlib", "libtpu")},
-            "settings": settings(only(Path(scratch), "*.tpu_comp_env.txt").read_text()),
-        }
-        text = json.dumps(options, indent=1, sort_keys=True)
-        (out / "options.json").write_text(text + "\n")
+        for file in FILES:
+            data = gzip.decompress((compiled.folder / file).read_bytes())
+            (out / file).write_bytes(gzip.compress(data, compresslevel=9, mtime=0))
+        settings = compiled.settings()
+    options = {
+        "workload": name,
+        "topology": TOPOLOGY,
+        "versions": {p: version(p) for p in ("jax", "jaxlib", "libtpu")},
+        "settings": {
+            k: v for k, v in settings.items() if any(word in k for word in RELEVANT)
+        },
+    }
+    text = json.dumps(options, indent=1, sort_keys=True)
+    (out / "options.json").write_text(text + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help=f"default: {' '.join(PROGRAMS)}")
-    parser.add_argument("--compile", metavar="DIR", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    for name in args.names or PROGRAMS:
-        if args.compile:
-            compile_here(name, args.compile)
-        else:
-            out = Path(__file__).parent / name
-            make_golden(name, out)
-            size = sum(f.stat().st_size for f in out.iterdir())
-            print(f"{name}: {size / 1024:.0f} KiB", flush=True)
+    names = parser.parse_args().names or PROGRAMS
+    sys.path.insert(0, str(ROOT))
+    import jax
+
+    # Source lines in the dumps, but not where this checkout happens to be.
+    jax.config.update("jax_hlo_source_file_canonicalization_regex", f"{ROOT}/")
+    for name in names:
+        out = Path(__file__).parent / name
+        make_golden(name, out)
+        size = sum(f.stat().st_size for f in out.iterdir())
+        print(f"{name}: {size / 1024:.0f} KiB", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,157 @@
+"""Which decisions the compiler honoured, and what it did instead, from the tables that it wrote.
+
+Independent of how the decisions were made: it compares them with the compiler's own allocations.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from compiler.backends.base import Compiled
+from compiler.backends.overrides import Keep, Override, Pin, PositionAt, Prefetch, UseAt
+from compiler.hlo import tables
+
+
+class Span(NamedTuple):
+    """Logical times, both inclusive, over which a value is in fast memory."""
+
+    start: int
+    end: int
+
+
+class Outcome(NamedTuple):
+    """What became of one decision; `instead` is empty if it was honoured."""
+
+    override: Override
+    is_honoured: bool
+    instead: str
+
+
+class Placement:
+    """The compiler's solution: which value is in fast memory when.
+
+    Attributes:
+        spans: by value name as in the table `bufferinfo`; adjacent allocations (slices, in-place updates) are joined.
+        crossing: values that were prefetched across programs; the table leaves them out.
+    """
+
+    def __init__(
+        self,
+        buffers: Iterable[tables.BufferRow],
+        allocations: Iterable[tables.AllocationRow],
+        crossing: Iterable[str] = (),
+    ) -> None:
+        raw: dict[int, list[Span]] = defaultdict(list)
+        for row in allocations:
+            raw[row.buffer_id].append(Span(row.start_time, row.end_time))
+        self.crossing = frozenset(crossing)
+        self.spans: dict[str, list[Span]] = {}
+        self._defined: dict[str, int] = {}
+        self._uses: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        for buffer in buffers:
+            self.spans[buffer.name] = _joined(raw[buffer.buffer_id])
+            self._defined[buffer.name] = buffer.definition_time
+            for time, use in zip(buffer.use_times, buffer.use_names, strict=True):
+                self._uses[use].append((time, buffer.name))
+
+    def outcome(self, override: Override) -> Outcome:
+        """Returns what became of a decision."""
+        where, action = override
+        if isinstance(where, PositionAt):
+            if where.instruction in self.crossing:
+                return Outcome(override, False, "prefetched across programs")
+            name = where.instruction + _braces(where.tuple_index)
+            if name not in self.spans:
+                return Outcome(override, False, "not a value that the compiler places")
+            return _judge(override, self.spans[name], self._defined[name])
+        key = f"{where.instruction}, operand {where.operand}"
+        found = self._uses.get(
+            f"{key} {_braces(where.tuple_index, empty=True)}"
+        ) or self._uses.get(key)
+        if not found:
+            return Outcome(
+                override, isinstance(action, Keep), "not a use that the compiler places"
+            )
+        time, name = found[0]
+        return _judge(override, self.spans[name], time)
+
+
+def read_placement(compiled: Compiled) -> Placement:
+    """Returns the compiler's solution for a compiled program (TPU).
+
+    Raises:
+        ValueError: the backend wrote no tables.
+    """
+    if not {"bufferinfo", "allocinfo"} <= set(compiled.tables):
+        raise ValueError(
+            f"{compiled.version} wrote no tables of memory-space assignment"
+        )
+    return Placement(
+        tables.read_buffers(compiled.tables["bufferinfo"]),
+        tables.read_allocations(compiled.tables["allocinfo"]),
+        (
+            copy.source
+            for copy in compiled.copies
+            if copy.cross_program_index is not None
+        ),
+    )
+
+
+def outcomes(overrides: Sequence[Override], compiled: Compiled) -> list[Outcome]:
+    """Returns what became of each decision in a recompiled program."""
+    placement = read_placement(compiled)
+    return [placement.outcome(override) for override in overrides]
+
+
+def _judge(override: Override, spans: list[Span], time: int) -> Outcome:
+    """Judges a decision about a use at `time`, or about a value defined at `time`."""
+    where, action = override
+    covering = [span for span in spans if span.start <= time <= span.end]
+    if isinstance(action, Keep):
+        bad = covering if isinstance(where, UseAt) else spans
+        return Outcome(
+            override, not bad, f"in fast memory at {_text(bad)}" if bad else ""
+        )
+    if isinstance(action, Pin):
+        if covering:
+            return Outcome(override, True, "")
+        return Outcome(override, False, _elsewhere(spans))
+    assert isinstance(action, Prefetch)
+    # Not only spans over `time`: for a while or conditional the copy must be there when its body starts, before that.
+    if any(span.start == action.time + 1 for span in spans):
+        return Outcome(override, True, "")
+    starts = [span.start - 1 for span in covering]
+    return Outcome(
+        override, False, f"copied at {starts[0]}" if starts else _elsewhere(spans)
+    )
+
+
+def _elsewhere(spans: list[Span]) -> str:
+    return f"in fast memory at {_text(spans)} only" if spans else "in default memory"
+
+
+def _text(spans: list[Span]) -> str:
+    return ", ".join(f"{span.start}-{span.end}" for span in spans)
+
+
+def _joined(spans: list[Span]) -> list[Span]:
+    joined: list[Span] = []
+    for span in sorted(spans):
+        if joined and span.start <= joined[-1].end:
+            joined[-1] = Span(joined[-1].start, max(joined[-1].end, span.end))
+        else:
+            joined.append(span)
+    return joined
+
+
+def _braces(index: tuple[int, ...], empty: bool = False) -> str:
+    return f"{{{','.join(map(str, index))}}}" if index or empty else ""
+
+
+def place_of(name: str) -> PositionAt:
+    """Returns the position that a value name of `bufferinfo` means: `fusion.2{1}` is element 1 of `fusion.2`."""
+    match = re.fullmatch(r"(.+?)(?:\{([\d,]*)\})?", name)
+    assert match
+    index = tuple(int(part) for part in (match[2] or "").split(",") if part)
+    return PositionAt(match[1], index)

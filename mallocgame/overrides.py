@@ -1,0 +1,87 @@
+"""From a mapping to what the TPU compiler is told (docs/overrides.md has the evidence)."""
+
+from collections import defaultdict
+
+from compiler.backends.overrides import (
+    Keep,
+    Override,
+    Pin,
+    PositionAt,
+    Prefetch,
+    SortOverride,
+    UseAt,
+)
+from compiler.hlo import Use, Value
+from mallocgame.instance import Problem
+from mallocgame.mapping import Decision, Mapping
+
+
+def overrides(problem: Problem, mapping: Mapping) -> list[Override]:
+    """Returns the compiler's overrides for a mapping, one per decision that needs one.
+
+    A use that finds its buffer in fast memory already needs none; a buffer that is never there, one
+    for each of its values; a cross-program prefetch is chosen by `cross_program`.
+    """
+    by_buffer: dict[int, list[Decision]] = defaultdict(list)
+    for decision in mapping.decisions:
+        by_buffer[problem.accesses[decision.access].buffer].append(decision)
+    found: list[Override] = []
+    for buffer, decisions in by_buffer.items():
+        if _is_cross_program(problem, decisions):
+            continue
+        values = problem.program.buffers[buffer].values
+        if all(decision.action == "Drop" for decision in decisions):
+            found.extend(Override(_position(value), Keep()) for value in values if _named(value))
+            continue
+        for decision in decisions:
+            found.extend(_of_access(problem, decision))
+    return found
+
+
+def cross_program(problem: Problem, mapping: Mapping) -> list[SortOverride]:
+    """Returns what makes the compiler choose the mapping's cross-program prefetches, one each."""
+    buffers = {
+        problem.accesses[decision.access].buffer
+        for decision in mapping.fast()
+        if problem.accesses[decision.access].cross_program
+    }
+    return [
+        SortOverride(_position(problem.program.buffers[b].values[0]), -1, cross_program=True)
+        for b in sorted(buffers)
+    ]
+
+
+def _is_cross_program(problem: Problem, decisions: list[Decision]) -> bool:
+    return any(
+        problem.accesses[d.access].cross_program and d.action != "Drop" for d in decisions
+    )
+
+
+def _of_access(problem: Problem, decision: Decision) -> list[Override]:
+    access = problem.accesses[decision.access]
+    if access.must_drop or access.cross_program:
+        return []
+    size = problem.program.buffers[access.buffer].size
+    if decision.action == "Copy" and decision.copy_point is not None:
+        # A point is behind its instruction; the compiler counts from that instruction.
+        return [
+            Override(_use(use, size), Prefetch(decision.copy_point - 1))
+            for use in access.uses[:1]
+        ]
+    if decision.action == "NoCopy":
+        return [Override(_position(value), Pin()) for value in access.values if not access.uses]
+    if access.needs_value and access.uses:
+        return [Override(_use(use, size), Keep()) for use in access.uses]
+    return [Override(_position(value), Keep()) for value in access.values]
+
+
+def _use(use: Use, size: int) -> UseAt:
+    return UseAt(use.node.name, use.operand, use.index, size)
+
+
+def _position(value: Value) -> PositionAt:
+    return PositionAt(value.node.name, value.index)
+
+
+def _named(value: Value) -> bool:
+    return value.shape.is_array

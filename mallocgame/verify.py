@@ -1,0 +1,145 @@
+"""The production compiler's word: recompile with the overrides, judge what it made of them."""
+
+import dataclasses
+from pathlib import Path
+
+from compiler.backends import Compiled, CompilerError, Source, compile_source, from_dump
+from compiler.backends.apply import apply
+from compiler.backends.overrides import Override, UseAt
+from compiler.cost.judge import Verdict, judge
+from compiler.hlo import Program, build
+from compiler.targets import Target
+from mallocgame import overrides
+from mallocgame.instance import Problem
+from mallocgame.mapping import Mapping
+
+# Decisions that the compiler refuses are given up one at a time, a compile each.
+_CONCESSIONS = 12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verified:
+    """A mapping that the compiler took.
+
+    Attributes:
+        compiled: the compile.
+        program: its final module.
+        verdict: its judged time.
+        options: what it was compiled with.
+        decisions: overrides that were emitted.
+        honoured: of them, those that the compiler followed.
+        instead: for each that it did not, the decision and what it did.
+    """
+
+    compiled: Compiled
+    program: Program
+    verdict: Verdict
+    options: dict[str, str]
+    decisions: int
+    honoured: int
+    instead: tuple[tuple[str, str], ...]
+
+    @property
+    def share(self) -> float:
+        """Share of the emitted decisions that were honoured."""
+        return self.honoured / self.decisions if self.decisions else 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compiler:
+    """One program before one production compiler.
+
+    Attributes:
+        source: the program as the user wrote it.
+        topology: chips to compile for.
+        target: the chip.
+        timeout: seconds per compile.
+        base: compile options that hold for every compile, such as the scoped-memory limit.
+    """
+
+    source: Source
+    topology: str
+    target: Target
+    timeout: float = 600.0
+    base: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_dump(cls, path: Path, target: Target, timeout: float = 600.0) -> "Compiler":
+        """Returns the compiler for a dump's `before_optimizations` file."""
+        if target.topology is None:
+            raise CompilerError("unknown-topology", f"{target.name} is no chip of the compiler's")
+        return cls(
+            source=from_dump(path), topology=target.topology, target=target, timeout=timeout
+        )
+
+    def compile(self, options: dict[str, str]) -> Compiled:
+        """Compiles with options on top of the base ones."""
+        return compile_source(
+            self.source, self.topology, {**dict(self.base), **options}, timeout=self.timeout
+        )
+
+    def default(self) -> Verified:
+        """Returns what the compiler does by itself."""
+        compiled = self.compile({})
+        program = build(compiled.module)
+        return Verified(
+            compiled=compiled,
+            program=program,
+            verdict=judge(program, self.target),
+            options={},
+            decisions=0,
+            honoured=0,
+            instead=(),
+        )
+
+    def verify(self, problem: Problem, mapping: Mapping) -> Verified:
+        """Recompiles with a mapping's overrides; those that the compiler refuses are given up.
+
+        Raises:
+            CompilerError: it refused the program for another reason, or too often.
+        """
+        order = overrides.cross_program(problem, mapping)
+        applied = apply(
+            self.source,
+            self.topology,
+            overrides.overrides(problem, mapping),
+            knobs=dict(self.base),
+            order=order,
+            cross_program_prefetches=len(order),
+            max_repairs=_CONCESSIONS,
+            timeout=self.timeout,
+        )
+        program = build(applied.compiled.module)
+        kept = [outcome for outcome in applied.outcomes if outcome.is_honoured]
+        instead = [(_describe(o.override), o.instead) for o in applied.outcomes if o not in kept]
+        refused = [(_describe(override), f"refused: {why}") for override, why in applied.refused]
+        return Verified(
+            compiled=applied.compiled,
+            program=program,
+            verdict=judge(program, self.target),
+            options=applied.options,
+            decisions=len(applied.outcomes) + len(refused),
+            honoured=len(kept),
+            instead=(*refused, *instead),
+        )
+
+
+def same_schedule(program: Program, compiled: Compiled) -> str | None:
+    """Returns why a dump's scheduled program is not the one that was recompiled, or None."""
+    ours = [instruction.name for instruction in program.instructions]
+    theirs = [instruction.name for instruction in build(compiled.scheduled_module).instructions]
+    if ours == theirs:
+        return None
+    missing = len(set(ours) - set(theirs))
+    if missing:
+        return f"{missing} of {len(ours)} instructions have other names there"
+    return "the order of instructions differs"
+
+
+def _describe(override: Override) -> str:
+    where, action = override
+    if isinstance(where, UseAt):
+        place = f"{where.instruction} operand {where.operand}"
+    else:
+        place = f"{where.instruction} {list(where.tuple_index) or ''}".strip()
+    return f"{place}: {type(action).__name__.lower()} {tuple(action) or ''}".strip()
