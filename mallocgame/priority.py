@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.cost.instruction import memory_boundedness
+from compiler.cost.instruction import memory_boundedness, msa_order
 from compiler.hlo import Buffer, Program
 from mallocgame.instance import Problem
 
@@ -12,22 +12,11 @@ _CALLERS = frozenset({"while", "conditional", "call"})
 
 
 def msa_ranks(problem: Problem) -> NDArray[np.int64]:
-    """Returns for each buffer its place in memory-space assignment's order, [B].
-
-    Most memory-bound first; then larger, longer-lived, with the earlier last use, defined earlier.
-    """
+    """Returns for each buffer its place in memory-space assignment's order, [B]."""
     program, costs = problem.program, problem.costs
-    worth = memory_boundedness(program, costs.counts, costs.target)
-
-    def key(buffer: Buffer) -> tuple[float, int, int, int, int, int]:
-        last = max((use.time for use in buffer.uses), default=buffer.definition_time)
-        start = buffer.definition_time
-        return (-worth[buffer.id], -buffer.size, start - last, last, start, buffer.id)
-
-    ranked = sorted(program.buffers, key=key)
-    ranks = np.empty(len(ranked), np.int64)
-    for rank, buffer in enumerate(ranked):
-        ranks[buffer.id] = rank
+    order = msa_order(program, memory_boundedness(program, costs.counts, costs.target))
+    ranks = np.empty(len(program.buffers), np.int64)
+    ranks[np.asarray(order)] = np.arange(len(order))
     return ranks
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from compiler.backends import Compiled, CompilerError, Source, compile_source, from_dump
-from compiler.backends.apply import apply
+from compiler.backends.repair import apply
 from compiler.backends.overrides import Override, UseAt
 from compiler.cost.judge import Verdict, judge
 from compiler.hlo import Program, build
@@ -125,15 +125,25 @@ class Compiler:
 
 
 def same_schedule(program: Program, compiled: Compiled) -> str | None:
-    """Returns why a dump's scheduled program is not the one that was recompiled, or None."""
-    ours = [instruction.name for instruction in program.instructions]
-    theirs = [instruction.name for instruction in build(compiled.scheduled_module).instructions]
-    if ours == theirs:
-        return None
-    missing = len(set(ours) - set(theirs))
-    if missing:
-        return f"{missing} of {len(ours)} instructions have other names there"
-    return "the order of instructions differs"
+    """Returns why a dump's scheduled program is not the one that was recompiled, or None.
+
+    Overrides go by name, so every instruction that has to do with a buffer that may be in fast
+    memory must bear the same name at the same time. (Scalars inside reducers may not.)
+    """
+    again = build(compiled.scheduled_module)
+    if len(again.instructions) != len(program.instructions):
+        return f"{len(again.instructions)} instructions instead of {len(program.instructions)}"
+    movable = [buffer for buffer in program.buffers if buffer.never_fast_reason is None]
+    matter = {use.time for buffer in movable for use in buffer.uses}
+    matter |= {value.time for buffer in movable for value in buffer.values}
+    renamed = [
+        ours.name
+        for ours, theirs in zip(program.instructions, again.instructions, strict=True)
+        if ours.name != theirs.name and (ours.time in matter or ours.opcode != theirs.opcode)
+    ]
+    if renamed:
+        return f"{len(renamed)} instructions differ, the first is {renamed[0]}"
+    return None
 
 
 def _describe(override: Override) -> str:

@@ -1,0 +1,401 @@
+"""The closed loop of one search: simulate, have the best compiled, correct the costs, repeat.
+
+Propose in the fast simulator; hand the best mapping to the production compiler; bend the cost model
+to what the compiler estimates for that placement; search again. What is handed over is the best
+mapping that the compiler itself has confirmed, never worse than its own default. Without a
+compiler the simulator's word stands, and says so.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from compiler.backends import CompilerError
+from compiler.backends import overrides as msa
+from compiler.cost.instruction import instruction_costs
+from compiler.cost.judge import Verdict, judge
+from compiler.cost.model import CostModel, Observation, analytic, fit
+from compiler.targets import Target
+from mallocgame import engine, inputs, instance, mapping, overrides, priority, relaxation, validate
+from mallocgame.engine import Found, Settings
+from mallocgame.instance import Problem
+from mallocgame.mapping import Mapping
+from mallocgame.verify import Compiler, Verified, same_schedule
+from solvers.command import Session
+from solvers.command import Verified as VerifiedFigures
+
+if TYPE_CHECKING:
+    from mallocgame.search import SearchFlags
+
+_CHECKPOINT = "best.npz"
+# Everything in slow memory: the second point that the cost model is fitted to.
+_ALL_SLOW = {
+    msa.OPTION: "overrides { hlo_position_matcher { size_gte: 1 } keep_in_default_memory {} }",
+    msa.CROSS_PROGRAM_OPTION: "0",
+}
+
+
+@dataclasses.dataclass(kw_only=True)
+class Candidate:
+    """A mapping that was compiled."""
+
+    mapping: Mapping
+    problem: Problem
+    simulated: float
+    verified: Verified
+
+
+@dataclasses.dataclass(kw_only=True)
+class Result:
+    """All that a search found. Seconds.
+
+    Attributes:
+        given: the input.
+        target: the chip.
+        problem: the game, with the costs as they were at the end.
+        mapping: the mapping handed over, valid.
+        hand_over: `"mapping"`, or `"default"` if the compiler's own is not beaten.
+        best: simulated time of what is handed over.
+        by: which strategy found it.
+        baselines: simulated times by name.
+        default: which of them `best` is compared with.
+        bound: proven lower bound of simulated times.
+        default_verdict: the compiler's own mapping as judged, if the dump or the compiler has it.
+        default_verified: the compiler's own compile, if it was asked.
+        candidates: mappings that were compiled, in order.
+        chosen: the one handed over, or None if the compiler's default is (or nothing was compiled).
+        history: (simulations, best simulated seconds).
+        notes: what a person should know.
+    """
+
+    given: inputs.Input
+    target: Target
+    problem: Problem
+    mapping: Mapping
+    hand_over: str
+    best: float
+    by: str
+    baselines: dict[str, float | None]
+    default: str
+    bound: float
+    default_verdict: Verdict | None
+    default_verified: Verified | None
+    candidates: list[Candidate]
+    chosen: Candidate | None
+    history: list[tuple[int, float]]
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns mapping.json."""
+        document = mapping.to_json(self.problem, self.mapping)
+        document["cost_source"] = self.problem.costs.source
+        document["compiler_options"] = self.options()
+        return document
+
+    def options(self) -> dict[str, str]:
+        """Returns the compile options that carry what is handed over."""
+        if self.chosen is not None:
+            return dict(self.chosen.verified.options)
+        if self.hand_over == "default":
+            return {}
+        order = overrides.cross_program(self.problem, self.mapping)
+        decisions = overrides.overrides(self.problem, self.mapping)
+        return msa.options(decisions, order, len(order), 1000)
+
+    def overrides_text(self) -> str:
+        """Returns overrides.textproto."""
+        return self.options().get(msa.OPTION, "").replace("} overrides {", "}\noverrides {") + "\n"
+
+    def verified(self) -> VerifiedFigures | None:
+        """Returns the oracle's figures for the JSON, or None if it was not asked."""
+        if self.default_verified is None:
+            return None
+        before = self.default_verified.verdict.total
+        after = before if self.chosen is None else self.chosen.verified.verdict.total
+        share = 1.0 if self.chosen is None else self.chosen.verified.share
+        version = self.default_verified.compiled.version
+        return VerifiedFigures(by=version, baseline=before, best=after, honoured=share)
+
+    def verified_table(self) -> tuple[Sequence[str], list[list[str]]]:
+        """Returns columns and rows of the compiler's figures; no rows if it was not asked."""
+        columns = ("mapping", "judged", "instructions", "waits", "cold run", "honoured")
+        rows = []
+        if self.default_verified is not None:
+            rows.append(["compiler's own", *_figures(self.default_verified.verdict), ""])
+        for number, candidate in enumerate(self.candidates, 1):
+            mark = " (handed over)" if candidate is self.chosen else ""
+            share = f"{candidate.verified.honoured}/{candidate.verified.decisions}"
+            rows.append([f"compile {number}{mark}", *_figures(candidate.verified.verdict), share])
+        return columns, rows
+
+    def extra(self) -> dict[str, Any]:
+        """Returns the command's own keys of the JSON."""
+        return {
+            "found_by": self.by,
+            "hand_over": self.hand_over,
+            "cost_source": self.problem.costs.source,
+            "capacity_bytes": self.problem.capacity,
+            "accesses": len(self.problem.accesses),
+            "notes": self.notes,
+            "compiles": [
+                {
+                    "simulated": candidate.simulated,
+                    "judged": candidate.verified.verdict.total,
+                    "cold": candidate.verified.verdict.cold,
+                    "honoured": candidate.verified.share,
+                    "not_honoured": [list(pair) for pair in candidate.verified.instead],
+                }
+                for candidate in self.candidates
+            ],
+        }
+
+
+def compiler_for(
+    given: inputs.Input, target: Target, flags: "SearchFlags", session: Session
+) -> Compiler | None:
+    """Returns the production compiler for this input, or None with a note saying why not."""
+    if flags.verify is False:
+        return None
+    why = None
+    if given.source is None:
+        why = "the dump has no before_optimizations.hlo.pb beside it"
+    elif flags.fast_bytes is not None:
+        why = "--fast-bytes is not the chip's own capacity"
+    elif target.topology is None:
+        why = f"{target.name} is not a chip that the compiler here compiles for"
+    if why is None and given.source is not None:
+        try:
+            compiler = Compiler.from_dump(given.source, target, flags.compile_timeout)
+            with session.progress("compiling the default"):
+                default = compiler.default()
+            why = same_schedule(given.program, default.compiled)
+            if why is None:
+                return compiler
+            why = f"the recompiled program is another: {why}"
+        except CompilerError as error:
+            if flags.verify:
+                raise
+            why = str(error)
+    if flags.verify:
+        raise CompilerError("invalid-module", f"cannot verify: {why}")
+    session.note(f"not verified by a compiler: {why}")
+    return None
+
+
+def run(
+    given: inputs.Input,
+    target: Target,
+    flags: "SearchFlags",
+    session: Session,
+    compiler: Compiler | None,
+    resumed: bool,
+) -> Result:
+    """Searches within the budget and returns the best, valid, and verified where that is possible."""
+    loop = _Loop(given, target, flags, session, compiler)
+    return loop.run(resumed)
+
+
+class _Loop:
+    """State of one closed loop."""
+
+    def __init__(
+        self,
+        given: inputs.Input,
+        target: Target,
+        flags: "SearchFlags",
+        session: Session,
+        compiler: Compiler | None,
+    ) -> None:
+        self._given, self._target, self._flags = given, target, flags
+        self._session, self._compiler = session, compiler
+        self._base = analytic(instruction_costs(given.program), target)
+        self._observations: list[Observation] = []
+        self._notes: list[str] = []
+        self._history: list[tuple[int, float]] = []
+        self._spent = 0
+        self._candidates: list[Candidate] = []
+        self._plans: list[engine.Plan] = []
+        self._default: Verified | None = None
+
+    def run(self, resumed: bool) -> Result:
+        verdict = self._learn_defaults()
+        problem = self._problem()
+        settings = Settings(
+            strategy=self._flags.strategy,
+            seed=self._flags.seed,
+            lanes=self._flags.lanes,
+            num_simulations=self._flags.simulations,
+        )
+        plans = engine.seeds(problem)
+        if resumed:
+            plans |= self._load(problem)
+        with self._session.progress("searching") as bar:
+            bar.update("compiling the game")
+            start = engine.evaluate(problem, plans, settings)
+            found = self._search(problem, start, settings, bar, self._phase_end(0))
+            rounds = 0
+            while self._compiler is not None and self._compile(problem, found, bar):
+                rounds += 1
+                if self._session.meter.done() or self._flags.strategy in ("msa", "greedy"):
+                    break
+                problem = self._problem()
+                plans = {**engine.seeds(problem), "found": found.plan}
+                plans |= {f"compiled {k}": c for k, c in enumerate(self._plans[-2:])}
+                start = engine.evaluate(problem, plans, settings)
+                varied = dataclasses.replace(settings, seed=settings.seed + 1000 * rounds)
+                found = self._search(problem, start, varied, bar, self._phase_end(rounds))
+        return self._result(problem, found, start, verdict)
+
+    def _learn_defaults(self) -> Verdict | None:
+        """Takes the compiler's estimates for its own mapping and for everything in slow memory."""
+        program, target = self._given.program, self._target
+        if self._compiler is not None:
+            self._default = self._compiler.default()
+            self._observations += inputs.observe(program, self._default.program, target)
+            slow = self._compiler.compile(_ALL_SLOW)
+            self._observations += inputs.observe(program, inputs.build(slow.module), target)
+            self._session.meter.spend(measurements=2)
+            return self._default.verdict
+        if self._given.compiled is not None:
+            self._observations += inputs.observe(program, self._given.compiled, target)
+            return judge(self._given.compiled, target)
+        return None
+
+    def _costs(self) -> CostModel:
+        return fit(self._base, self._observations) if self._observations else self._base
+
+    def _problem(self) -> Problem:
+        program = self._given.program
+        capacity = self._flags.fast_bytes or self._target.capacity
+        return instance.build(
+            program,
+            self._costs(),
+            capacity=capacity,
+            cross_program=priority.cross_program_candidates(program, capacity),
+        )
+
+    def _phase_end(self, phase: int) -> float:
+        """Share of the budget at which a phase of searching makes way for a compile."""
+        if self._compiler is None:
+            return 1.0
+        return min(0.4 + 0.15 * phase, 1.0)
+
+    def _search(
+        self, problem: Problem, start: dict[str, Found], settings: Settings, bar: Any, share: float
+    ) -> Found:
+        meter = self._session.meter
+
+        def done() -> bool:
+            return bool(meter.done()) or meter.fraction() >= share
+
+        found = min(start.values(), key=lambda f: f.seconds)
+        for step in engine.search(problem, start, settings, done):
+            meter.spend(simulations=step.simulations)
+            self._spent += step.simulations
+            if not self._history or step.found.seconds < self._history[-1][1]:
+                self._history.append((self._spent, step.found.seconds))
+                self._save(step.found)
+            found = step.found
+            bar.update(f"{found.seconds * 1e6:.1f} us by {found.by}")
+        return found
+
+    def _compile(self, problem: Problem, found: Found, bar: Any) -> bool:
+        """Compiles the best mapping; returns whether another round may help."""
+        assert self._compiler is not None
+        bar.update("compiling")
+        chosen = mapping.from_state(problem, found.state)
+        validate.require_valid(problem, chosen)
+        try:
+            verified = self._compiler.verify(problem, chosen)
+        except CompilerError as error:
+            self._notes.append(f"compile {len(self._candidates) + 1}: {error}")
+            return False
+        self._session.meter.spend(measurements=1)
+        repeated = any(c.verified.options == verified.options for c in self._candidates)
+        self._candidates.append(
+            Candidate(
+                mapping=chosen, problem=problem, simulated=found.seconds, verified=verified
+            )
+        )
+        self._plans.append(found.plan)
+        self._observations += inputs.observe(
+            self._given.program, verified.program, self._target
+        )
+        return not (repeated and self._session.meter.fraction() > 0.9)
+
+    def _result(
+        self,
+        problem: Problem,
+        found: Found,
+        start: dict[str, Found],
+        verdict: Verdict | None,
+    ) -> Result:
+        chosen = None
+        if self._default is not None and self._candidates:
+            best = min(self._candidates, key=lambda c: c.verified.verdict.total)
+            if best.verified.verdict.total < self._default.verdict.total:
+                chosen = best
+            else:
+                self._notes.append("no mapping found beats the compiler's own: it is handed over")
+        final = mapping.from_state(problem, found.state)
+        validate.require_valid(problem, final)
+        best_seconds = found.seconds
+        if chosen is not None:
+            final, problem, best_seconds = chosen.mapping, chosen.problem, chosen.simulated
+        default = "msa" if verdict is None else "xla"
+        baselines: dict[str, float | None] = {
+            "all_slow": float(problem.instance.all_slow_seconds),
+            "msa": start["msa"].seconds,
+            "greedy": start["greedy"].seconds,
+            "xla": verdict.total if verdict is not None else None,
+        }
+        hand_over = "mapping"
+        if verdict is not None and (
+            best_seconds > verdict.total or (self._default is not None and chosen is None)
+        ):
+            hand_over, best_seconds = "default", verdict.total
+            if self._default is None:
+                self._notes.append("by the simulator the compiler's own mapping is the best")
+        return Result(
+            given=self._given,
+            target=self._target,
+            problem=problem,
+            mapping=final,
+            hand_over=hand_over,
+            best=best_seconds,
+            by=found.by if hand_over == "mapping" else "compiler",
+            baselines=baselines,
+            default=default,
+            bound=relaxation.lower_bound(problem),
+            default_verdict=verdict,
+            default_verified=self._default,
+            candidates=self._candidates,
+            chosen=chosen,
+            history=self._history,
+            notes=self._notes,
+        )
+
+    def _save(self, found: Found) -> None:
+        path = self._session.out / _CHECKPOINT
+        temporary = path.with_suffix(".tmp.npz")
+        np.savez(temporary, **{name: np.asarray(v) for name, v in found.plan._asdict().items()})
+        temporary.replace(path)
+
+    def _load(self, problem: Problem) -> dict[str, Any]:
+        path: Path = self._session.out / _CHECKPOINT
+        if not path.exists():
+            return {}
+        with np.load(path) as stored:
+            plan = engine.Plan(**{name: jax.numpy.asarray(stored[name]) for name in stored.files})
+        if plan.rank.shape != problem.instance.order.shape:
+            return {}
+        return {"resumed": plan}
+
+
+def _figures(verdict: Verdict) -> list[str]:
+    seconds = (verdict.total, verdict.instructions, verdict.waits, verdict.cold)
+    return [f"{value * 1e6:.1f} us" for value in seconds]

@@ -1,0 +1,162 @@
+"""`python -m mallocgame.search FILE`: finds a mapping, checks it, has it verified, reports it."""
+
+import dataclasses
+import hashlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from solvers.command import (
+    ByteSize,
+    Exit,
+    Failure,
+    Flags,
+    Report,
+    Session,
+    one_of,
+    run,
+    write_json,
+    write_text,
+)
+
+if TYPE_CHECKING:  # JAX takes seconds to import; `--help` shall not.
+    from compiler.targets import Target
+    from mallocgame.loop import Result
+
+_NAME = "mallocgame.search"
+_DEFAULT_TARGET = "tpu-v5e"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchFlags(Flags):
+    """Finds which tensors of a program to keep in fast memory, when, and where."""
+
+    input: Positional[Annotated[Path, arg(metavar="FILE|DIR")]]
+    """A dumped module (*.hlo.pb, gzipped or not), scheduled, or the dump's folder."""
+    strategy: str = "auto"
+    """auto (climbing and planning by turns), climb, mcts, msa or greedy."""
+    target: str = ""
+    """The chip; by default what the dump was made for, else tpu-v5e."""
+    fast_bytes: ByteSize | None = None
+    """Capacity of the fast memory for tensors, such as 64MiB; the chip's by default."""
+    slow_bandwidth: ByteSize | None = None
+    """Bytes per second of the slow memory; the chip's by default."""
+    clock: float | None = None
+    """Cycles per second; the chip's by default."""
+    verify: bool | None = None
+    """Recompile with the production compiler; by default if it is installed and can."""
+    lanes: int = 8
+    """Games side by side."""
+    simulations: int = 8
+    """Of planning, per decision."""
+    compile_timeout: float = 600.0
+    """Seconds that one compile may take."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 2 <= self.lanes <= 1024:
+            raise ValueError(f"--lanes must lie in 2..1024, not {self.lanes}")
+        if not 2 <= self.simulations <= 1024:
+            raise ValueError(f"--simulations must lie in 2..1024, not {self.simulations}")
+        if self.fast_bytes is not None and self.fast_bytes < 4096:
+            raise ValueError("--fast-bytes must be at least 4KiB")
+
+
+def search(flags: SearchFlags, session: Session) -> Report:
+    """Runs the whole command; see docs/commands.md."""
+    one_of("strategy", flags.strategy, ("auto", "climb", "mcts", "msa", "greedy"))
+    _set_up_jax()
+    from mallocgame import inputs
+
+    given = inputs.read(flags.input)
+    for note in given.notes:
+        session.note(note)
+    target = _target(flags, given.target_name)
+    from mallocgame import loop
+
+    resumed = session.begin(
+        {
+            "input_sha256": hashlib.sha256(given.path.read_bytes()).hexdigest(),
+            "fast_bytes": flags.fast_bytes,
+            "slow_bandwidth": flags.slow_bandwidth,
+            "clock": flags.clock,
+            "lanes": flags.lanes,
+            "simulations": flags.simulations,
+            "verify": flags.verify,
+        }
+    )
+    judge = loop.compiler_for(given, target, flags, session)
+    result = loop.run(given, target, flags, session, judge, resumed)
+    return _finish(flags, session, result)
+
+
+def _finish(flags: SearchFlags, session: Session, result: "Result") -> Report:
+    """Writes the artefacts and returns the report."""
+    from mallocgame import report
+
+    artifacts = {
+        "mapping": write_json(session.out / "mapping.json", result.to_json()),
+        "overrides": write_text(session.out / "overrides.textproto", result.overrides_text()),
+    }
+    page = report.render(result, session)
+    artifacts["report"] = write_text(session.out / "report.html", page)
+    columns, rows = result.verified_table()
+    if rows:
+        session.table("Judged by the compiler's own figures", columns, rows)
+    return session.report(
+        input=flags.input,
+        unit="seconds",
+        baselines=result.baselines,
+        default=result.default,
+        best=result.best,
+        bound=result.bound,
+        artifacts=artifacts,
+        verified=result.verified(),
+        target=result.target.name,
+        extra=result.extra(),
+    )
+
+
+def _target(flags: SearchFlags, found: str | None) -> "Target":
+    from compiler.targets import TARGETS
+
+    name = flags.target or found or _DEFAULT_TARGET
+    one_of("target", name, tuple(TARGETS))
+    target = TARGETS[name]
+    changes: dict[str, Any] = {}
+    if flags.slow_bandwidth is not None:
+        ratio = target.fast_read_bandwidth / target.slow_bandwidth
+        slow = float(flags.slow_bandwidth)
+        changes |= {"slow_bandwidth": slow, "fast_read_bandwidth": ratio * slow}
+        changes |= {"fast_write_bandwidth": ratio * slow}
+    if flags.clock is not None:
+        if not flags.clock > 0:
+            raise Failure("bad_clock", f"--clock must be positive, not {flags.clock}", Exit.USAGE)
+        changes["clock_hz"] = flags.clock
+    return dataclasses.replace(target, **changes)
+
+
+def _set_up_jax() -> None:
+    """Simulates on the host, and keeps what JAX compiles in the user's cache folder."""
+    import jax
+
+    from solvers.command import cache_dir
+
+    if not jax.config.jax_platforms:
+        # The search is many small steps, quickest on the host; an installed libtpu would only
+        # look for chips.
+        jax.config.update("jax_platforms", "cpu")
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def main() -> int:
+    """Runs the command with the process's arguments."""
+    return run(search, SearchFlags, name=_NAME)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
