@@ -112,7 +112,10 @@ TARGETS: dict[str, Target] = {
             reserved_mib=0,
             topology="v4:2x2x1",
             sources=(
-                ("published: 1228 GB/s, 275 Tflop/s bf16 a chip of two cores", "Cloud TPU docs, v4"),
+                (
+                    "published: 1228 GB/s, 275 Tflop/s bf16 a chip of two cores",
+                    "Cloud TPU docs, v4",
+                ),
                 ("128 MiB CMEM, 1050 MHz", "Jouppi et al., TPU v4, ISCA 2023, table 4"),
             ),
         ),
@@ -142,7 +145,9 @@ TARGETS: dict[str, Target] = {
             clock=1.75e9,
             fast_mib=64,
             topology="v5p:2x2x1",
-            sources=(("published: HBM 2765 GB/s, 459 Tflop/s bf16", "Cloud TPU docs, v5p"),),
+            sources=(
+                ("published: HBM 2765 GB/s, 459 Tflop/s bf16", "Cloud TPU docs, v5p"),
+            ),
         ),
         _tpu(
             "tpu-v6e",
@@ -153,7 +158,9 @@ TARGETS: dict[str, Target] = {
             clock=1.75e9,
             fast_mib=128,
             topology="v6e:1x1",
-            sources=(("published: HBM 1640 GB/s, 918 Tflop/s bf16", "Cloud TPU docs, v6e"),),
+            sources=(
+                ("published: HBM 1640 GB/s, 918 Tflop/s bf16", "Cloud TPU docs, v6e"),
+            ),
         ),
         _tpu(
             "tpu-7x",
@@ -183,7 +190,10 @@ TARGETS: dict[str, Target] = {
             alignment=256,
             sources=(
                 ("HBM 3352 GB/s, 84.9 GB, 1.98 GHz", "XLA's target config of H100 SXM"),
-                ("989 Tflop/s bf16 dense; PCIe 5.0 x16, 64 GB/s", "NVIDIA H100 data sheet"),
+                (
+                    "989 Tflop/s bf16 dense; PCIe 5.0 x16, 64 GB/s",
+                    "NVIDIA H100 data sheet",
+                ),
             ),
         ),
     )

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 
 from compiler.hlo import Buffer, Program, Region, Use, Value
 
-_TRANSPARENT = frozenset({"tuple", "get-tuple-element", "bitcast", "parameter", "constant"})
+_TRANSPARENT = frozenset(
+    {"tuple", "get-tuple-element", "bitcast", "parameter", "constant"}
+)
 _CALLERS = frozenset({"while", "conditional", "call"})
 
 
@@ -39,7 +41,9 @@ class Access:
         return self.end > self.time or self.cross_program
 
 
-def list_accesses(program: Program, *, cross_program: frozenset[int] = frozenset()) -> list[Access]:
+def list_accesses(
+    program: Program, *, cross_program: frozenset[int] = frozenset()
+) -> list[Access]:
     """Returns the decision points of a program, sorted by time, enclosing ones first.
 
     Args:
@@ -54,8 +58,12 @@ def list_accesses(program: Program, *, cross_program: frozenset[int] = frozenset
     found: list[Access] = []
     for buffer in program.buffers:
         if buffer.never_fast_reason is None:
-            found.extend(_Chain(program, children, buffer).accesses(buffer.id in cross_program))
-    found.sort(key=lambda access: (access.time, -access.end, access.buffer, access.must_drop))
+            found.extend(
+                _Chain(program, children, buffer).accesses(buffer.id in cross_program)
+            )
+    found.sort(
+        key=lambda access: (access.time, -access.end, access.buffer, access.must_drop)
+    )
     for number, access in enumerate(found):
         access.number = number
     return found
@@ -64,7 +72,9 @@ def list_accesses(program: Program, *, cross_program: frozenset[int] = frozenset
 class _Chain:
     """Builds the accesses of one buffer."""
 
-    def __init__(self, program: Program, children: dict[int, list[int]], buffer: Buffer) -> None:
+    def __init__(
+        self, program: Program, children: dict[int, list[int]], buffer: Buffer
+    ) -> None:
         self._program = program
         self._children = children
         self._buffer = buffer
@@ -77,7 +87,9 @@ class _Chain:
             if value.node.opcode not in _TRANSPARENT | _CALLERS:
                 self._values.setdefault(value.time, []).append(value)
         # Where the buffer merely passes through a computation's parameters or results counts too.
-        self._touched = {position.time for value in buffer.values for position in value.positions}
+        self._touched = {
+            position.time for value in buffer.values for position in value.positions
+        }
         self._touched |= {use.time for use in buffer.uses}
 
     def accesses(self, cross_program: bool) -> list[Access]:
@@ -96,11 +108,18 @@ class _Chain:
                 writes=bool(self._values),
                 cross_program=True,
             )
-        inner = list(self._in_region(0, outer, from_outside, slow_point, buffer.is_live_out))
+        inner = list(
+            self._in_region(0, outer, from_outside, slow_point, buffer.is_live_out)
+        )
         return [outer, *inner] if outer else inner
 
     def _in_region(
-        self, region: int, enclosing: Access | None, has_value: bool, slow_point: int, leaves: bool
+        self,
+        region: int,
+        enclosing: Access | None,
+        has_value: bool,
+        slow_point: int,
+        leaves: bool,
     ) -> Iterator[Access]:
         """Yields the accesses inside one computation, in order.
 
@@ -116,7 +135,9 @@ class _Chain:
         for event in self._events(region):
             if event.is_region and not self._crosses(event.end):
                 # The buffer of one callee alone has no place outside of it.
-                yield from self._in_callees(event, enclosing, has_value, slow_point, False)
+                yield from self._in_callees(
+                    event, enclosing, has_value, slow_point, False
+                )
                 continue
             access = dataclasses.replace(
                 event,
@@ -181,7 +202,8 @@ class _Chain:
                     writes=bool(values),
                 )
         callers = {
-            self._program.regions[child].caller for child in self._children.get(region, ())
+            self._program.regions[child].caller
+            for child in self._children.get(region, ())
         } - {None}
         for caller in callers:
             time = self._program.times[caller.name]

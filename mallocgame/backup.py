@@ -45,7 +45,9 @@ def _undo(instance: Instance, state: State, access: Int[Array, ""]) -> State:
     accesses, before = instance.accesses, instance.before_ticks
     times = jnp.arange(state.saved.shape[0])
     inside = accesses.buffer == accesses.buffer[access]
-    inside &= (accesses.time >= accesses.time[access]) & (accesses.end <= accesses.end[access])
+    inside &= (accesses.time >= accesses.time[access]) & (
+        accesses.end <= accesses.end[access]
+    )
     inside &= state.action != UNDECIDED
     fast = inside & moves.is_fast(state.action)
 

@@ -38,13 +38,17 @@ def climb(instance: Instance, lanes: Lanes, key: PRNGKeyArray) -> tuple[Lanes, O
     seconds = outcomes.timeline.total
     better = seconds <= lanes.seconds
     plan = jax.tree.map(
-        lambda new, old: jnp.where(better.reshape((-1,) + (1,) * (new.ndim - 1)), new, old),
+        lambda new, old: jnp.where(
+            better.reshape((-1,) + (1,) * (new.ndim - 1)), new, old
+        ),
         mutants,
         lanes.plan,
     )
     after = Lanes(plan, jnp.where(better, seconds, lanes.seconds), lanes.rounds + 1)
     winner = jnp.argmin(seconds)
-    after = jax.lax.cond(after.rounds % _RESTART_EVERY == 0, _restart, lambda lanes: lanes, after)
+    after = jax.lax.cond(
+        after.rounds % _RESTART_EVERY == 0, _restart, lambda lanes: lanes, after
+    )
     return after, jax.tree.map(lambda column: column[winner], outcomes)
 
 
@@ -63,7 +67,9 @@ def mutate(instance: Instance, key: PRNGKeyArray, plan: Plan) -> Plan:
     count = 1 + jnp.sum(jax.random.uniform(count_key, (3,)) < 0.4)
     accesses = instance.accesses
     trip = instance.trip[accesses.time]
-    stake = jnp.maximum(accesses.saving * trip, accesses.copy_ticks * instance.tick_seconds * 0.3)
+    stake = jnp.maximum(
+        accesses.saving * trip, accesses.copy_ticks * instance.tick_seconds * 0.3
+    )
     stake = jnp.where(accesses.forbid | accesses.must_drop, 0.0, stake)
     logits = jnp.log(jnp.sqrt(stake) + 1e-12)
 
@@ -94,7 +100,9 @@ def _restart(lanes: Lanes) -> Lanes:
     worse = lanes.seconds > jnp.median(lanes.seconds)
     winner, seconds = best(lanes)
     plan = jax.tree.map(
-        lambda one, many: jnp.where(worse.reshape((-1,) + (1,) * (many.ndim - 1)), one, many),
+        lambda one, many: jnp.where(
+            worse.reshape((-1,) + (1,) * (many.ndim - 1)), one, many
+        ),
         winner,
         lanes.plan,
     )

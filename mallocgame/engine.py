@@ -63,14 +63,21 @@ def seeds(problem: Problem) -> dict[str, Plan]:
     return {"msa": rollout.plan(instance, msa), "greedy": greedy, "all_slow": drop}
 
 
-def evaluate(problem: Problem, plans: dict[str, Plan], settings: Settings) -> dict[str, Found]:
+def evaluate(
+    problem: Problem, plans: dict[str, Plan], settings: Settings
+) -> dict[str, Found]:
     """Plays the given plans in one batch and returns what each comes to."""
     lanes = max(settings.lanes, len(plans))
     names = list(plans) + [next(iter(plans))] * (lanes - len(plans))
     batch = _stack([plans[name] for name in names])
     outcomes = _play(problem.instance, batch)
     return {
-        name: Found(plans[name], _row(outcomes.state, k), float(outcomes.timeline.total[k]), name)
+        name: Found(
+            plans[name],
+            _row(outcomes.state, k),
+            float(outcomes.timeline.total[k]),
+            name,
+        )
         for k, name in enumerate(plans)
     }
 
@@ -98,7 +105,9 @@ def search(
     plans = _stack([pool[k % len(pool)].plan for k in range(settings.lanes)])
     lanes = climb.Lanes(
         plans,
-        jnp.asarray([pool[k % len(pool)].seconds for k in range(settings.lanes)], jnp.float32),
+        jnp.asarray(
+            [pool[k % len(pool)].seconds for k in range(settings.lanes)], jnp.float32
+        ),
         jnp.int32(0),
     )
     turn = 0
@@ -106,7 +115,9 @@ def search(
         if settings.strategy in ("auto", "climb"):
             for _ in range(settings.rounds if settings.strategy == "auto" else 1):
                 turn += 1
-                lanes, outcome = _climb(problem.instance, lanes, jax.random.fold_in(key, turn))
+                lanes, outcome = _climb(
+                    problem.instance, lanes, jax.random.fold_in(key, turn)
+                )
                 best = _better(best, outcome, "climb")
                 yield Step(settings.lanes, best)
                 if done():
@@ -115,7 +126,9 @@ def search(
             turn += 1
             # By turns from the best of all and from the seeds, so that one does not hide the rest.
             base = best.plan if turn % 2 else pool[turn // 2 % len(pool)].plan
-            episodes, spent = _plan(problem, base, jax.random.fold_in(key, turn), settings)
+            episodes, spent = _plan(
+                problem, base, jax.random.fold_in(key, turn), settings
+            )
             lanes = _join(lanes, episodes)
             index = int(jnp.argmin(episodes.seconds))
             if float(episodes.seconds[index]) < best.seconds:
@@ -136,9 +149,17 @@ def _climb(
     return climb.climb(instance, lanes, key)
 
 
-@functools.partial(jax.jit, static_argnames=("batch", "num_simulations", "max_searched"))
+@functools.partial(
+    jax.jit, static_argnames=("batch", "num_simulations", "max_searched")
+)
 def _episodes(
-    instance: Instance, plan: Plan, key: jax.Array, *, batch: int, num_simulations: int, max_searched: int
+    instance: Instance,
+    plan: Plan,
+    key: jax.Array,
+    *,
+    batch: int,
+    num_simulations: int,
+    max_searched: int,
 ) -> planner.Episodes:
     return planner.episodes(
         instance,
@@ -205,7 +226,9 @@ def _join(lanes: climb.Lanes, episodes: planner.Episodes) -> climb.Lanes:
     fittest = np.argsort(np.asarray(episodes.seconds))[: len(worst)]
     better = np.asarray(episodes.seconds)[fittest] < np.asarray(lanes.seconds)[worst]
     into, source = worst[better], fittest[better]
-    plan = jax.tree.map(lambda a, b: a.at[into].set(b[source]), lanes.plan, episodes.plan)
+    plan = jax.tree.map(
+        lambda a, b: a.at[into].set(b[source]), lanes.plan, episodes.plan
+    )
     seconds = lanes.seconds.at[into].set(episodes.seconds[source])
     return lanes._replace(plan=plan, seconds=seconds)
 

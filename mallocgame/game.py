@@ -74,7 +74,9 @@ def step(instance: Instance, state: State, action: Int[Array, ""]) -> State:
     action = jnp.where(state.legal_action_mask[action], action, DROP).astype(jnp.int8)
     after = _look_ahead(instance, _decide(instance, state, action))
     # Nothing is decided in a terminated position, so its reward is 0 by itself.
-    reward = (seconds(instance, state) - seconds(instance, after)) / instance.all_slow_seconds
+    reward = (
+        seconds(instance, state) - seconds(instance, after)
+    ) / instance.all_slow_seconds
     return after._replace(reward=reward)
 
 
@@ -104,7 +106,7 @@ def _decide(instance: Instance, state: State, action: Int[Array, ""]) -> State:
     evicts &= ~state.terminated
     evict_point = jnp.where(evicts, state.stale_since[now.previous], -1)
     until = state.until[now.previous]
-    keep = jnp.where(evicts, result.evict_end, jnp.where(extends, row.end, until))
+    keep = jnp.where(evicts, result.evict_end - 1, jnp.where(extends, row.end, until))
     # Looking `previous` up in a padded row is harmless: nothing is extended there.
     room = heap.extend(state.heap, state.owner[now.previous], until, keep, row.size)
     start = jnp.where(copies, result.copy_point, row.time)
@@ -121,7 +123,11 @@ def _decide(instance: Instance, state: State, action: Int[Array, ""]) -> State:
     was_stale = now.stale & ~evicts & (action == NO_COPY)
     stale = jnp.where(
         fast,
-        jnp.where(row.writes, rewritten, jnp.where(was_stale, state.stale_since[now.previous], -1)),
+        jnp.where(
+            row.writes,
+            rewritten,
+            jnp.where(was_stale, state.stale_since[now.previous], -1),
+        ),
         -1,
     )
     stale = jnp.where(result.enclosed, -1, stale)
@@ -150,9 +156,13 @@ def _decide(instance: Instance, state: State, action: Int[Array, ""]) -> State:
         slow_point=put(state.slow_point, slow_point),
         heap=room,
         reads=queue.add(state.reads, before, prefetch, result.copy_due, row.copy_ticks),
-        writes=queue.add(state.writes, before, evict_point, result.evict_end, row.copy_ticks),
+        writes=queue.add(
+            state.writes, before, evict_point, result.evict_end, row.copy_ticks
+        ),
         saved=state.saved
-        + jnp.where((jnp.arange(state.saved.shape[0]) == row.time) & fast, row.saving, 0.0),
+        + jnp.where(
+            (jnp.arange(state.saved.shape[0]) == row.time) & fast, row.saving, 0.0
+        ),
         num_cross_program=state.num_cross_program
         + (copies & row.cross_program).astype(jnp.int32),
     )
@@ -166,15 +176,28 @@ def _look_ahead(instance: Instance, state: State) -> State:
 
     def look(state: State) -> State:
         # Not a `cond`: under `vmap` that would back up every game at every step.
-        state = jax.lax.while_loop(stuck, lambda state: backup.release(instance, state), state)
+        state = jax.lax.while_loop(
+            stuck, lambda state: backup.release(instance, state), state
+        )
         outcome, mask = moves.outcome(instance, state)
         return state._replace(outcome=outcome, legal_action_mask=mask)
 
     over = state.cursor >= instance.num_accesses
-    state = state._replace(legal_action_mask=jnp.ones(NUM_ACTIONS, bool), terminated=over)
+    state = state._replace(
+        legal_action_mask=jnp.ones(NUM_ACTIONS, bool), terminated=over
+    )
     state = look(state)
     state = jax.lax.while_loop(stuck, look, state)
     return state._replace(legal_action_mask=state.legal_action_mask | over)
 
 
-__all__ = ["COPY", "DROP", "NO_COPY", "NUM_ACTIONS", "elapsed", "init", "seconds", "step"]
+__all__ = [
+    "COPY",
+    "DROP",
+    "NO_COPY",
+    "NUM_ACTIONS",
+    "elapsed",
+    "init",
+    "seconds",
+    "step",
+]

@@ -52,7 +52,9 @@ def free_until(
     heap: Heap, after: Int[Array, ""], offset: Int[Array, ""], size: Int[Array, ""]
 ) -> Int[Array, ""]:
     """Returns the last time to which [offset, offset + size) stays free behind time `after`."""
-    in_the_way = (heap.offset < offset + size) & (heap.top > offset) & (heap.end > after)
+    in_the_way = (
+        (heap.offset < offset + size) & (heap.top > offset) & (heap.end > after)
+    )
     return jnp.min(jnp.where(in_the_way, heap.start, _FAR)) - 1
 
 
@@ -100,7 +102,10 @@ def extend(
 
 
 def _occupy(
-    usage: Int[Array, " T"], start: Int[Array, ""], end: Int[Array, ""], size: Int[Array, ""]
+    usage: Int[Array, " T"],
+    start: Int[Array, ""],
+    end: Int[Array, ""],
+    size: Int[Array, ""],
 ) -> Int[Array, " T"]:
     times = jnp.arange(usage.shape[0])
     return usage + jnp.where((times >= start) & (times <= end), size, 0)

@@ -5,20 +5,28 @@ import gzip
 import re
 from pathlib import Path
 
+from compiler.backends import readback
 from compiler.cost.instruction import instruction_costs
 from compiler.cost.judge import placements
 from compiler.cost.model import CostModel, Observation, analytic, fit
-from compiler.backends import readback
 from compiler.hlo import InputError, Program, build, load
 from compiler.targets import TARGETS, Target
 from solvers.command import Exit, Failure
 
 _SUFFIX = r"\.hlo\.pb(\.gz)?$"
 # What the game is played on: scheduled, memory spaces not yet assigned. First match wins.
-_SCHEDULED = ("after_optimizations_before_buffer_assignment", "scheduled", "after_optimizations")
+_SCHEDULED = (
+    "after_optimizations_before_buffer_assignment",
+    "scheduled",
+    "after_optimizations",
+)
 _COMPILED = ("after_codegen", "compiled")
 _SOURCE = ("before_optimizations",)
-_VARIANTS = {"VIPERFISH": "tpu-v5p", "VIPERFISH lite": "tpu-v5e", "GHOSTLITE": "tpu-v6e"}
+_VARIANTS = {
+    "VIPERFISH": "tpu-v5p",
+    "VIPERFISH lite": "tpu-v5e",
+    "GHOSTLITE": "tpu-v6e",
+}
 _VARIANTS |= {"PUFFERFISH": "tpu-v4"}
 
 
@@ -54,7 +62,9 @@ def read(path: Path) -> Input:
     notes = []
     if path.is_dir():
         chosen, others = _choose(path)
-        notes.append(f"read {chosen.name}" + (f" (of {others + 1} modules)" if others else ""))
+        notes.append(
+            f"read {chosen.name}" + (f" (of {others + 1} modules)" if others else "")
+        )
         path = chosen
     program = build(load(path))
     sibling = _sibling(path, _COMPILED)
@@ -132,12 +142,16 @@ def _target_name(path: Path) -> str | None:
     if match is None:
         return None
     for suffix in ("", ".gz"):
-        file = path.with_name(path.name[: match.start()] + "target_arguments.txt" + suffix)
+        file = path.with_name(
+            path.name[: match.start()] + "target_arguments.txt" + suffix
+        )
         if file.is_file():
             data = file.read_bytes()
-            text = (gzip.decompress(data) if suffix else data).decode("utf-8", "replace")
+            text = (gzip.decompress(data) if suffix else data).decode(
+                "utf-8", "replace"
+            )
             version = re.search(r"TPU_VERSION_(\w+)", text)
-            lite = ' lite' if re.search(r'variant: "lite"', text) else ""
+            lite = " lite" if re.search(r'variant: "lite"', text) else ""
             name = _VARIANTS.get((version.group(1) if version else "") + lite)
             return name if name in TARGETS else None
     return None

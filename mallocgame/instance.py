@@ -14,6 +14,8 @@ from mallocgame.types import Accesses, Instance
 _SMALLEST_BUCKET = 64
 # Prefix sums of ticks stay below this, so that sums of two fit int32.
 _MAX_TICKS = 1 << 29
+# More than a whole program offers; the sum with its time fits int32 too.
+_MAX_COPY_TICKS = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,12 +78,16 @@ def build(
     _set_horizon(columns, listed, picker, target, tick)
     regions = [0] + [i.region for i in program.instructions]
     instance = Instance(
-        accesses=Accesses(**{k: jnp.asarray(_pad(v, size, k)) for k, v in columns.items()}),
+        accesses=Accesses(
+            **{k: jnp.asarray(_pad(v, size, k)) for k, v in columns.items()}
+        ),
         order=jnp.arange(size, dtype=jnp.int32),
         num_accesses=jnp.int32(len(listed)),
         before_ticks=jnp.asarray(_prefix(elapsed / tick, times)),
         picker_ticks=jnp.asarray(picker),
-        point_computation=jnp.asarray(_pad(np.array(regions, np.int32), times + 1, "point")),
+        point_computation=jnp.asarray(
+            _pad(np.array(regions, np.int32), times + 1, "point")
+        ),
         floor_seconds=jnp.asarray(_pad(costs.floor, times, ""), jnp.float32),
         base_seconds=jnp.asarray(_pad(costs.base, times, ""), jnp.float32),
         trip=jnp.asarray(_pad(trip, times, ""), jnp.float32),
@@ -133,38 +139,51 @@ def _columns(
         if not access.is_region:
             slots = (costs.savings[access.time], costs.slot_traffic(access.time))
             saving, traffic = (
-                sum(kind.operands.get((use.operand, use.index), 0.0) for use in access.uses)
+                sum(
+                    kind.operands.get((use.operand, use.index), 0.0)
+                    for use in access.uses
+                )
                 + sum(kind.outputs.get(value.index, 0.0) for value in access.values)
                 for kind in slots
             )
         faster = max(floor[access.time], base[access.time] - saving)
-        rows.append({
-            "buffer": access.buffer,
-            "time": access.time,
-            "end": access.end,
-            "size": -(-size // target.alignment),
-            "copy_ticks": min(int(np.ceil(size / target.slow_bandwidth / tick)), _MAX_TICKS),
-            "saving": saving,
-            "traffic": traffic,
-            "reduction_ticks": int((elapsed[access.time] - faster) / tick)
-            if not access.is_region
-            else 0,
-            "needs_value": access.needs_value,
-            "writes": access.writes,
-            "must_drop": access.must_drop,
-            "forbid": size > capacity,
-            "previous": -1 if access.previous is None else access.previous.number,
-            "enclosing": -1 if access.enclosing is None else access.enclosing.number,
-            "cross_program": access.cross_program,
-            "slow_point": access.slow_point,
-            "earliest": region.start + 1 if access.region else 0,
-            "computation": access.region,
-            "nest_scale": 5**region.while_nest,
-            "horizon": access.number,
-            "eagerness": target.preferred_overlap,
-            "first_use": min((a.time for a in inside.get(access.number, ())), default=0),
-            "last_use": max((a.end for a in inside.get(access.number, ())), default=0),
-        })
+        rows.append(
+            {
+                "buffer": access.buffer,
+                "time": access.time,
+                "end": access.end,
+                "size": -(-size // target.alignment),
+                "copy_ticks": min(
+                    int(np.ceil(size / target.slow_bandwidth / tick)), _MAX_COPY_TICKS
+                ),
+                "saving": saving,
+                "traffic": traffic,
+                "reduction_ticks": int((elapsed[access.time] - faster) / tick)
+                if not access.is_region
+                else 0,
+                "needs_value": access.needs_value,
+                "writes": access.writes,
+                "must_drop": access.must_drop,
+                "forbid": size > capacity,
+                "previous": -1 if access.previous is None else access.previous.number,
+                "enclosing": -1
+                if access.enclosing is None
+                else access.enclosing.number,
+                "cross_program": access.cross_program,
+                "slow_point": access.slow_point,
+                "earliest": region.start + 1 if access.region else 0,
+                "computation": access.region,
+                "nest_scale": 5**region.while_nest,
+                "horizon": access.number,
+                "eagerness": target.preferred_overlap,
+                "first_use": min(
+                    (a.time for a in inside.get(access.number, ())), default=0
+                ),
+                "last_use": max(
+                    (a.end for a in inside.get(access.number, ())), default=0
+                ),
+            }
+        )
     return {
         name: np.array([row[name] for row in rows], _dtype(name))
         for name in Accesses._fields
@@ -173,7 +192,9 @@ def _columns(
 
 def _dtype(name: str) -> type:
     kind = Accesses.__annotations__[name]
-    return {"Int": np.int32, "Float": np.float32, "Bool": np.bool_}[kind.__name__.split("[")[0]]
+    return {"Int": np.int32, "Float": np.float32, "Bool": np.bool_}[
+        kind.__name__.split("[")[0]
+    ]
 
 
 def _set_horizon(
@@ -197,9 +218,17 @@ def _set_horizon(
 
 def _prefix(ticks: np.ndarray, times: int) -> np.ndarray:
     total = np.concatenate([[0.0], np.cumsum(ticks)])
-    return np.pad(np.rint(total).astype(np.int32), (0, times + 1 - len(total)), mode="edge")
+    return np.pad(
+        np.rint(total).astype(np.int32), (0, times + 1 - len(total)), mode="edge"
+    )
 
 
 def _pad(values: np.ndarray, size: int, name: str) -> np.ndarray:
-    fill = {"previous": -1, "enclosing": -1, "forbid": True, "nest_scale": 1, "point": -1}
+    fill = {
+        "previous": -1,
+        "enclosing": -1,
+        "forbid": True,
+        "nest_scale": 1,
+        "point": -1,
+    }
     return np.pad(values, (0, size - len(values)), constant_values=fill.get(name, 0))

@@ -20,7 +20,16 @@ from compiler.cost.instruction import instruction_costs
 from compiler.cost.judge import Verdict, judge
 from compiler.cost.model import CostModel, Observation, analytic, fit
 from compiler.targets import Target
-from mallocgame import engine, inputs, instance, mapping, overrides, priority, relaxation, validate
+from mallocgame import (
+    engine,
+    inputs,
+    instance,
+    mapping,
+    overrides,
+    priority,
+    relaxation,
+    validate,
+)
 from mallocgame.engine import Found, Settings
 from mallocgame.instance import Problem
 from mallocgame.mapping import Mapping
@@ -108,7 +117,12 @@ class Result:
 
     def overrides_text(self) -> str:
         """Returns overrides.textproto."""
-        return self.options().get(msa.OPTION, "").replace("} overrides {", "}\noverrides {") + "\n"
+        return (
+            self.options()
+            .get(msa.OPTION, "")
+            .replace("} overrides {", "}\noverrides {")
+            + "\n"
+        )
 
     def verified(self) -> VerifiedFigures | None:
         """Returns the oracle's figures for the JSON, or None if it was not asked."""
@@ -125,11 +139,19 @@ class Result:
         columns = ("mapping", "judged", "instructions", "waits", "cold run", "honoured")
         rows = []
         if self.default_verified is not None:
-            rows.append(["compiler's own", *_figures(self.default_verified.verdict), ""])
+            rows.append(
+                ["compiler's own", *_figures(self.default_verified.verdict), ""]
+            )
         for number, candidate in enumerate(self.candidates, 1):
             mark = " (handed over)" if candidate is self.chosen else ""
             share = f"{candidate.verified.honoured}/{candidate.verified.decisions}"
-            rows.append([f"compile {number}{mark}", *_figures(candidate.verified.verdict), share])
+            rows.append(
+                [
+                    f"compile {number}{mark}",
+                    *_figures(candidate.verified.verdict),
+                    share,
+                ]
+            )
         return columns, rows
 
     def extra(self) -> dict[str, Any]:
@@ -240,14 +262,21 @@ class _Loop:
             rounds = 0
             while self._compiler is not None and self._compile(problem, found, bar):
                 rounds += 1
-                if self._session.meter.done() or self._flags.strategy in ("msa", "greedy"):
+                if self._session.meter.done() or self._flags.strategy in (
+                    "msa",
+                    "greedy",
+                ):
                     break
                 problem = self._problem()
                 plans = {**engine.seeds(problem), "found": found.plan}
                 plans |= {f"compiled {k}": c for k, c in enumerate(self._plans[-2:])}
                 start = engine.evaluate(problem, plans, settings)
-                varied = dataclasses.replace(settings, seed=settings.seed + 1000 * rounds)
-                found = self._search(problem, start, varied, bar, self._phase_end(rounds))
+                varied = dataclasses.replace(
+                    settings, seed=settings.seed + 1000 * rounds
+                )
+                found = self._search(
+                    problem, start, varied, bar, self._phase_end(rounds)
+                )
         return self._result(problem, found, start, verdict)
 
     def _learn_defaults(self) -> Verdict | None:
@@ -257,7 +286,9 @@ class _Loop:
             self._default = self._compiler.default()
             self._observations += inputs.observe(program, self._default.program, target)
             slow = self._compiler.compile(_ALL_SLOW)
-            self._observations += inputs.observe(program, inputs.build(slow.module), target)
+            self._observations += inputs.observe(
+                program, inputs.build(slow.module), target
+            )
             self._session.meter.spend(measurements=2)
             return self._default.verdict
         if self._given.compiled is not None:
@@ -285,7 +316,12 @@ class _Loop:
         return min(0.4 + 0.15 * phase, 1.0)
 
     def _search(
-        self, problem: Problem, start: dict[str, Found], settings: Settings, bar: Any, share: float
+        self,
+        problem: Problem,
+        start: dict[str, Found],
+        settings: Settings,
+        bar: Any,
+        share: float,
     ) -> Found:
         meter = self._session.meter
 
@@ -318,7 +354,10 @@ class _Loop:
         repeated = any(c.verified.options == verified.options for c in self._candidates)
         self._candidates.append(
             Candidate(
-                mapping=chosen, problem=problem, simulated=found.seconds, verified=verified
+                mapping=chosen,
+                problem=problem,
+                simulated=found.seconds,
+                verified=verified,
             )
         )
         self._plans.append(found.plan)
@@ -340,12 +379,18 @@ class _Loop:
             if best.verified.verdict.total < self._default.verdict.total:
                 chosen = best
             else:
-                self._notes.append("no mapping found beats the compiler's own: it is handed over")
+                self._notes.append(
+                    "no mapping found beats the compiler's own: it is handed over"
+                )
         final = mapping.from_state(problem, found.state)
         validate.require_valid(problem, final)
         best_seconds = found.seconds
         if chosen is not None:
-            final, problem, best_seconds = chosen.mapping, chosen.problem, chosen.simulated
+            final, problem, best_seconds = (
+                chosen.mapping,
+                chosen.problem,
+                chosen.simulated,
+            )
         default = "msa" if verdict is None else "xla"
         baselines: dict[str, float | None] = {
             "all_slow": float(problem.instance.all_slow_seconds),
@@ -355,11 +400,14 @@ class _Loop:
         }
         hand_over = "mapping"
         if verdict is not None and (
-            best_seconds > verdict.total or (self._default is not None and chosen is None)
+            best_seconds > verdict.total
+            or (self._default is not None and chosen is None)
         ):
             hand_over, best_seconds = "default", verdict.total
             if self._default is None:
-                self._notes.append("by the simulator the compiler's own mapping is the best")
+                self._notes.append(
+                    "by the simulator the compiler's own mapping is the best"
+                )
         return Result(
             given=self._given,
             target=self._target,
@@ -382,7 +430,10 @@ class _Loop:
     def _save(self, found: Found) -> None:
         path = self._session.out / _CHECKPOINT
         temporary = path.with_suffix(".tmp.npz")
-        np.savez(temporary, **{name: np.asarray(v) for name, v in found.plan._asdict().items()})
+        np.savez(
+            temporary,
+            **{name: np.asarray(v) for name, v in found.plan._asdict().items()},
+        )
         temporary.replace(path)
 
     def _load(self, problem: Problem) -> dict[str, Any]:
@@ -390,7 +441,9 @@ class _Loop:
         if not path.exists():
             return {}
         with np.load(path) as stored:
-            plan = engine.Plan(**{name: jax.numpy.asarray(stored[name]) for name in stored.files})
+            plan = engine.Plan(
+                **{name: jax.numpy.asarray(stored[name]) for name in stored.files}
+            )
         if plan.rank.shape != problem.instance.order.shape:
             return {}
         return {"resumed": plan}

@@ -1,7 +1,8 @@
 """A complete mapping on the host: what was decided for every access, in bytes and names."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping as Dict
+from collections.abc import Iterator
+from collections.abc import Mapping as Dict
 from typing import Any
 
 import jax.numpy as jnp
@@ -56,14 +57,24 @@ class Mapping:
 def all_slow(problem: Problem) -> Mapping:
     """Returns the mapping that leaves everything in slow memory."""
     count = len(problem.accesses)
-    return Mapping(decisions=tuple(Decision(access=i, action="Drop") for i in range(count)))
+    return Mapping(
+        decisions=tuple(Decision(access=i, action="Drop") for i in range(count))
+    )
 
 
 def from_state(problem: Problem, state: State) -> Mapping:
     """Returns the mapping of a terminated, unbatched position."""
     columns = {
         name: np.asarray(getattr(state, name))
-        for name in ("action", "offset", "start", "until", "copy_point", "evict_point", "evict_end")
+        for name in (
+            "action",
+            "offset",
+            "start",
+            "until",
+            "copy_point",
+            "evict_point",
+            "evict_end",
+        )
     }
     alignment = problem.costs.target.alignment
     decisions: list[Decision] = []
@@ -83,7 +94,9 @@ def from_state(problem: Problem, state: State) -> Mapping:
                 action=ACTION_NAMES[action],
                 enclosed=enclosed,
                 start=None if enclosed else int(columns["start"][i]),
-                end=None if enclosed else max(end, int(columns["evict_end"][i]) if evicted else end),
+                end=None
+                if enclosed
+                else max(end, int(columns["evict_end"][i]) - 1 if evicted else end),
                 offset=int(columns["offset"][i]) * alignment,
                 copy_point=int(columns["copy_point"][i]) if action == COPY else None,
                 evict_point=int(columns["evict_point"][i]) if evicted else None,
@@ -108,8 +121,12 @@ def copies(problem: Problem, mapping: Mapping) -> Copies:
                 due = int(columns["first_use"][access.number])
             rows.append((start, due, seconds, False, access.cross_program))
         if decision.evict_point is not None:
-            rows.append((decision.evict_point, decision.evict_due, seconds, True, False))
-    padding = [(0, 0, 0.0, False, False)] * (max(64, 1 << len(rows).bit_length()) - len(rows))
+            rows.append(
+                (decision.evict_point, decision.evict_due, seconds, True, False)
+            )
+    padding = [(0, 0, 0.0, False, False)] * (
+        max(64, 1 << len(rows).bit_length()) - len(rows)
+    )
     point, due, seconds, is_write, last = zip(*rows, *padding, strict=True)
     return Copies(
         point=jnp.asarray(point, jnp.int32),

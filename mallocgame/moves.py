@@ -73,13 +73,22 @@ def outcome(instance: Instance, state: State) -> tuple[Outcome, Bool[Array, " A"
     fresh = ~row.needs_value & ~now.in_fast & allowed
     wants_copy = row.needs_value & allowed & written_back & ~now.enclosed
     point, place = _place(instance, state, now, fresh, wants_copy, good_from)
-    mask = jnp.stack([
-        now.enclosed | (allowed & jnp.where(row.needs_value, extends, extends | (place >= 0))),
-        wants_copy & (place >= 0),
-        ~now.enclosed & (~row.needs_value | (written_back & (good_from <= row.time + row.must_drop))),
-    ])
+    mask = jnp.stack(
+        [
+            now.enclosed
+            | (allowed & jnp.where(row.needs_value, extends, extends | (place >= 0))),
+            wants_copy & (place >= 0),
+            ~now.enclosed
+            & (
+                ~row.needs_value
+                | (written_back & (good_from <= row.time + row.must_drop))
+            ),
+        ]
+    )
     result = Outcome(
-        offset=jnp.where(now.enclosed, state.offset[jnp.maximum(row.enclosing, 0)], place),
+        offset=jnp.where(
+            now.enclosed, state.offset[jnp.maximum(row.enclosing, 0)], place
+        ),
         extends=extends,
         enclosed=now.enclosed,
         copy_point=point,
@@ -101,22 +110,31 @@ def _evict(
 ) -> Int[Array, ""]:
     """Returns before which instruction a write-back could be done, or 0 if none fits.
 
-    It starts right behind the last write. Preferred end: twice the copy's own time behind the
-    start; else as late as the place stays free; never behind the access that needs it.
+    It starts right behind the last write. Preferred end: as far behind the start as a prefetch
+    likes to start in front of its use; else as late as the place stays free; never behind the
+    access that needs it.
     """
     row = now.row
+    points = jnp.arange(instance.before_ticks.shape[0])
     point = jnp.maximum(state.stale_since[now.previous], 0)
-    latest = jnp.minimum(row.time, free)
-    soonest = jnp.minimum(state.until[now.previous] + 1, latest)
+    possible = (points > point) & (points > state.until[now.previous])
+    possible &= (points <= row.time) & (points <= free + 1)
+    # It ends in the computation that it starts in, not in a loop that comes between.
+    possible &= instance.point_computation == row.computation
     far = _overlap_all(instance, point, row) >= row.eagerness * row.copy_ticks
-    preferred = jnp.clip(jnp.argmax(far), soonest, latest)
+    latest = jnp.max(jnp.where(possible, points, 0))
+    preferred = jnp.where(jnp.any(possible & far), jnp.argmax(possible & far), latest)
     ends = jnp.stack([preferred, latest])
     fits = jax.vmap(
         lambda end: queue.feasible(
-            state.writes, instance.before_ticks, end, row.copy_ticks, instance.max_outstanding
+            state.writes,
+            instance.before_ticks,
+            end,
+            row.copy_ticks,
+            instance.max_outstanding,
         )[point]
     )(ends)
-    fits &= (ends > point) & (ends > state.until[now.previous])
+    fits &= ends > 0
     return jnp.where(fits[0], preferred, jnp.where(fits[1], latest, 0))
 
 
@@ -145,18 +163,26 @@ def _place(
     row, accesses = now.row, instance.accesses
     candidates = _candidates(instance, state, now, good_from) & wants_copy
     points = jnp.arange(candidates.shape[0])
-    miss = jnp.abs(_overlap(instance, points, row.time, row) - row.eagerness * row.copy_ticks)
+    miss = jnp.abs(
+        _overlap(instance, points, row.time, row) - row.eagerness * row.copy_ticks
+    )
     preferred = jnp.argmin(jnp.where(candidates, miss, jnp.inf)).astype(jnp.int32)
     first = jnp.where(fresh, row.time, jnp.where(jnp.any(candidates), preferred, -1))
 
     def fit(point: Int[Array, ""], reach: Int[Array, ""]) -> Int[Array, ""]:
-        return heap.best_fit(state.heap, point, accesses.end[reach], row.size, instance.capacity)
+        return heap.best_fit(
+            state.heap, point, accesses.end[reach], row.size, instance.capacity
+        )
 
     def shorten(walk: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         reach, _, _ = walk
         offset = fit(first, reach)
         last = reach == now.access
-        return jnp.where(last, reach, accesses.previous[reach]), offset, (offset >= 0) | last
+        return (
+            jnp.where(last, reach, accesses.previous[reach]),
+            offset,
+            (offset >= 0) | last,
+        )
 
     walk = (row.horizon, jnp.int32(-1), first < 0)
     _, offset, _ = jax.lax.while_loop(lambda walk: ~walk[2], shorten, walk)
@@ -166,7 +192,9 @@ def _place(
 
     def halve(search: _Bisection) -> _Bisection:
         upper = next_from((search.low + search.high) // 2)
-        point = jnp.where((upper >= search.low) & (upper < search.high), upper, search.next)
+        point = jnp.where(
+            (upper >= search.low) & (upper < search.high), upper, search.next
+        )
         offset = fit(point, now.access)
         fits = offset >= 0
         low = jnp.where(fits, search.low, point + 1)
@@ -181,7 +209,9 @@ def _place(
     low = jnp.where(wants_copy & (first >= 0) & (offset < 0), first + 1, row.time + 1)
     search = _Bisection(low, row.time + 1, next_from(low), first, offset)
     search = jax.lax.while_loop(
-        lambda search: (search.next >= search.low) & (search.next < search.high), halve, search
+        lambda search: (search.next >= search.low) & (search.next < search.high),
+        halve,
+        search,
     )
     return search.point, search.offset
 
@@ -218,7 +248,10 @@ def _candidates(
             long_enough & (overlap <= instance.max_residency_ticks),
         )
         & queue.feasible(
-            state.reads, instance.before_ticks, row.time, copying, instance.max_outstanding
+            state.reads,
+            instance.before_ticks,
+            row.time,
+            copying,
+            instance.max_outstanding,
         )
     )
-

@@ -31,7 +31,9 @@ def overrides(problem: Problem, mapping: Mapping) -> list[Override]:
             continue
         values = problem.program.buffers[buffer].values
         if all(decision.action == "Drop" for decision in decisions):
-            found.extend(Override(_position(value), Keep()) for value in values if _named(value))
+            found.extend(
+                Override(_position(value), Keep()) for value in values if _named(value)
+            )
             continue
         for decision in decisions:
             found.extend(_of_access(problem, decision))
@@ -46,14 +48,17 @@ def cross_program(problem: Problem, mapping: Mapping) -> list[SortOverride]:
         if problem.accesses[decision.access].cross_program
     }
     return [
-        SortOverride(_position(problem.program.buffers[b].values[0]), -1, cross_program=True)
+        SortOverride(
+            _position(problem.program.buffers[b].values[0]), -1, cross_program=True
+        )
         for b in sorted(buffers)
     ]
 
 
 def _is_cross_program(problem: Problem, decisions: list[Decision]) -> bool:
     return any(
-        problem.accesses[d.access].cross_program and d.action != "Drop" for d in decisions
+        problem.accesses[d.access].cross_program and d.action != "Drop"
+        for d in decisions
     )
 
 
@@ -69,7 +74,11 @@ def _of_access(problem: Problem, decision: Decision) -> list[Override]:
             for use in access.uses[:1]
         ]
     if decision.action == "NoCopy":
-        return [Override(_position(value), Pin()) for value in access.values if not access.uses]
+        return [
+            Override(_position(value), Pin())
+            for value in access.values
+            if not access.uses
+        ]
     if access.needs_value and access.uses:
         return [Override(_use(use, size), Keep()) for use in access.uses]
     return [Override(_position(value), Keep()) for value in access.values]

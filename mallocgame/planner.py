@@ -53,7 +53,9 @@ def episodes(
         gumbel_scale: of the exploration noise; 0 plays the best found.
     """
     ordered = rollout.apply(instance, plan)
-    start = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape)), game.init(ordered))
+    start = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (batch, *x.shape)), game.init(ordered)
+    )
     searched = jnp.minimum(max_searched, instance.num_accesses)
     priors = functools.partial(prior_logits, plan.advice, ordered)
 
@@ -105,9 +107,9 @@ def prior_logits(
     """Prior over actions at the cursor: the cascade's preference, leaning to the advice."""
     wanted = advice[instance.order[state.cursor]]
     logits = jnp.array(_CASCADE_LOGITS)
-    logits += jnp.where((jnp.arange(NUM_ACTIONS) == wanted) & (wanted != UNDECIDED), 1.0, 0.0) * (
-        _ADVICE_LOGIT
-    )
+    logits += jnp.where(
+        (jnp.arange(NUM_ACTIONS) == wanted) & (wanted != UNDECIDED), 1.0, 0.0
+    ) * (_ADVICE_LOGIT)
     return jnp.where(state.legal_action_mask, logits, _ILLEGAL)
 
 

@@ -20,7 +20,9 @@ def msa_ranks(problem: Problem) -> NDArray[np.int64]:
     return ranks
 
 
-def buffer_order(problem: Problem, ranks: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.int32]:
+def buffer_order(
+    problem: Problem, ranks: NDArray[np.float64] | NDArray[np.int64]
+) -> NDArray[np.int32]:
     """Returns an order of play, [N]: buffer after buffer by rank, each by time.
 
     Candidates for a cross-program prefetch come first, as in XLA.
@@ -35,7 +37,9 @@ def buffer_order(problem: Problem, ranks: NDArray[np.float64] | NDArray[np.int64
     return np.array([*order, *range(len(listed), size)], np.int32)
 
 
-def cross_program_candidates(program: Program, capacity: int, limit: int = 1) -> frozenset[int]:
+def cross_program_candidates(
+    program: Program, capacity: int, limit: int = 1
+) -> frozenset[int]:
     """Returns the parameters that XLA would consider first for a cross-program prefetch.
 
     Arrays of the entry computation that are not results at the same time, are not handed to called
@@ -55,6 +59,12 @@ def cross_program_candidates(program: Program, capacity: int, limit: int = 1) ->
         )
 
     def key(buffer: Buffer) -> tuple[int, int, int]:
-        return (-buffer.size, max(use.time for use in buffer.uses), -buffer.definition_time)
+        return (
+            -buffer.size,
+            max(use.time for use in buffer.uses),
+            -buffer.definition_time,
+        )
 
-    return frozenset(b.id for b in sorted(filter(eligible, program.buffers), key=key)[:limit])
+    return frozenset(
+        b.id for b in sorted(filter(eligible, program.buffers), key=key)[:limit]
+    )

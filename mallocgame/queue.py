@@ -12,7 +12,9 @@ def empty(before: Int[Array, " P"]) -> Queue:
     """Returns a queue with no copies over the given resource (see `resource.elapsed`)."""
     points = before.shape[0]
     nothing = jnp.zeros(points, jnp.int32)
-    none = resource.CopyResource(nothing, before, jnp.full(points, resource.NEVER, jnp.int32))
+    none = resource.CopyResource(
+        nothing, before, jnp.full(points, resource.NEVER, jnp.int32)
+    )
     return Queue(none, none.slack, nothing, nothing)
 
 
@@ -24,7 +26,9 @@ def feasible(
     limit: Int[Array, ""],
 ) -> Bool[Array, " P"]:
     """Tells for every start point whether a copy due before `end` fits, in time and in number."""
-    in_flight = queue.started[end] - jnp.concatenate([jnp.zeros(1, jnp.int32), queue.ended[:-1]])
+    in_flight = queue.started[end] - jnp.concatenate(
+        [jnp.zeros(1, jnp.int32), queue.ended[:-1]]
+    )
     return resource.feasible(queue.resource, before, end, demand) & (in_flight < limit)
 
 
@@ -44,7 +48,9 @@ def add(
     mine = before[end] - (added.demand[at] - jnp.where(at > 0, added.demand[at - 1], 0))
     after = Queue(
         resource=added,
-        deadline=jnp.where(points == at, jnp.minimum(queue.deadline, mine), queue.deadline),
+        deadline=jnp.where(
+            points == at, jnp.minimum(queue.deadline, mine), queue.deadline
+        ),
         started=queue.started + (points >= at),
         ended=queue.ended + (points >= end),
     )
@@ -73,7 +79,9 @@ def remove(
         total = queue.resource.demand - jnp.where(points >= at, demand, 0)
         in_front = jnp.concatenate([jnp.zeros(1, jnp.int32), total[:-1]])
         busy = total + jax.lax.cummax(before - in_front)
-        later = jnp.concatenate([(deadline - in_front)[1:], jnp.full(1, resource.NEVER)])
+        later = jnp.concatenate(
+            [(deadline - in_front)[1:], jnp.full(1, resource.NEVER)]
+        )
         slack = jnp.minimum(total + jax.lax.cummin(later, reverse=True), resource.NEVER)
         ended = queue.ended - (points >= end)
         copies = resource.CopyResource(total, busy, slack)

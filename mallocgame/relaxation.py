@@ -127,7 +127,9 @@ def value_to_go(problem: Problem, order: NDArray[np.int32]) -> NDArray[np.float6
     trip = problem.costs.counts.trip_count
     total = np.concatenate([[0.0], np.cumsum(prices(problem))])
     worth = np.where(a["forbid"] | a["must_drop"], 0.0, a["saving"] * trip[a["time"]])
-    gain = np.maximum(worth - a["size"] * (total[a["end"] + 1] - total[_rented(problem)]), 0.0)
+    gain = np.maximum(
+        worth - a["size"] * (total[a["end"] + 1] - total[_rented(problem)]), 0.0
+    )
     padded = np.zeros(len(order))
     padded[: len(gain)] = gain
     return np.concatenate([np.cumsum(padded[order][::-1])[::-1], [0.0]])
@@ -144,4 +146,6 @@ def _rented(problem: Problem) -> NDArray[np.int64]:
     handed_on = (a["previous"] >= 0) & a["needs_value"]
     start = np.where(handed_on, np.maximum(previous_end, copied_from), a["time"])
     from_slow = a["needs_value"] & (a["previous"] < 0)
-    return np.minimum(np.where(from_slow, copied_from, start), a["time"]).astype(np.int64)
+    return np.minimum(np.where(from_slow, copied_from, start), a["time"]).astype(
+        np.int64
+    )

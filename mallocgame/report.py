@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-
 from compiler.hlo import Program, tables
 from mallocgame.instance import Problem
 from mallocgame.mapping import Mapping
@@ -53,7 +52,10 @@ def render(result: "Result", session: Session) -> str:
     )
     sections = [
         Section(title="Result", components=_result_components(result)),
-        Section(title="Fast memory", components=[memory, _copies(problem, result.mapping, axis)]),
+        Section(
+            title="Fast memory",
+            components=[memory, _copies(problem, result.mapping, axis)],
+        ),
         Section(title="Where the time goes", components=[_costs(result)]),
     ]
     if len(result.history) > 1:
@@ -75,8 +77,16 @@ def _facts(result: "Result") -> list[Fact]:
     verified = result.verified()
     if verified is not None:
         gain = verified.baseline / verified.best
-        facts.append(Fact(name="verified speed-up", value=round(gain, 4), unit="×", emphasis=True))
-        facts.append(Fact(name="compiler's own mapping, judged", value=verified.baseline, unit="s"))
+        facts.append(
+            Fact(
+                name="verified speed-up", value=round(gain, 4), unit="×", emphasis=True
+            )
+        )
+        facts.append(
+            Fact(
+                name="compiler's own mapping, judged", value=verified.baseline, unit="s"
+            )
+        )
         facts.append(Fact(name="handed over, judged", value=verified.best, unit="s"))
         facts.append(Fact(name="decisions honoured", value=f"{verified.honoured:.1%}"))
         facts.append(Fact(name="verified by", value=verified.by))
@@ -88,7 +98,9 @@ def _facts(result: "Result") -> list[Fact]:
 
 
 def _result_components(result: "Result") -> list[Component]:
-    named = [(name, value) for name, value in result.baselines.items() if value is not None]
+    named = [
+        (name, value) for name, value in result.baselines.items() if value is not None
+    ]
     rows = [*named, ("search", result.best), ("bound", result.bound)]
     found: list[Component] = [
         Table(
@@ -99,7 +111,9 @@ def _result_components(result: "Result") -> list[Component]:
     ]
     columns, verified = result.verified_table()
     if verified:
-        found.append(Table(title="Judged by the compiler", columns=list(columns), rows=verified))
+        found.append(
+            Table(title="Judged by the compiler", columns=list(columns), rows=verified)
+        )
     if result.notes:
         found.append(Text(body="\n".join(result.notes)))
     return found
@@ -143,7 +157,9 @@ def _compilers_rectangles(result: "Result", program: Program) -> list[Rectangle]
     files = result.default_verified.compiled.tables
     if not {"allocinfo", "bufferinfo"} <= files.keys():
         return None
-    names = {row.buffer_id: row.name for row in tables.read_buffers(files["bufferinfo"])}
+    names = {
+        row.buffer_id: row.name for row in tables.read_buffers(files["bufferinfo"])
+    }
     last = len(program.instructions)
     return [
         Rectangle(
@@ -226,5 +242,3 @@ def _progress(result: "Result") -> Line:
         | {"bound": result.bound},
         x_label="simulator calls",
     )
-
-

@@ -21,8 +21,12 @@ class Plan(NamedTuple):
     """What a search over whole mappings varies."""
 
     rank: Float[Array, " N"]  # Accesses are played by ascending rank, then by number.
-    eagerness: Float[Array, " N"]  # Preferred prefetch overlap, in multiples of the copy's time.
-    advice: Int[Array, " N"]  # Action to take where it is legal; UNDECIDED: the cascade's.
+    eagerness: Float[
+        Array, " N"
+    ]  # Preferred prefetch overlap, in multiples of the copy's time.
+    advice: Int[
+        Array, " N"
+    ]  # Action to take where it is legal; UNDECIDED: the cascade's.
 
 
 class Outcome(NamedTuple):
@@ -55,7 +59,9 @@ def play(instance: Instance, plan: Plan) -> Outcome:
     instance = apply(instance, plan)
 
     def turn(_: Int[Array, ""], state: State) -> State:
-        return game.step(instance, state, policy(state, plan.advice[instance.order[state.cursor]]))
+        return game.step(
+            instance, state, policy(state, plan.advice[instance.order[state.cursor]])
+        )
 
     state = jax.lax.fori_loop(0, instance.num_accesses, turn, game.init(instance))
     return Outcome(plan, state, timeline(instance, state))
@@ -74,7 +80,9 @@ def timeline(instance: Instance, state: State) -> Timeline:
     spared = jnp.where(moves.is_fast(state.action), accesses.traffic, 0.0)
     busy = instance.traffic_seconds.at[accesses.time].add(-spared)
     elapsed = game.elapsed(instance, state)
-    return simulate(elapsed, jnp.maximum(busy, 0.0), instance.trip, _copies(instance, state))
+    return simulate(
+        elapsed, jnp.maximum(busy, 0.0), instance.trip, _copies(instance, state)
+    )
 
 
 def _copies(instance: Instance, state: State) -> Copies:
@@ -85,12 +93,17 @@ def _copies(instance: Instance, state: State) -> Copies:
     crossing = accesses.cross_program
     return Copies(
         point=jnp.concatenate(
-            [jnp.where(crossing, accesses.last_use + 1, state.copy_point), state.evict_point]
+            [
+                jnp.where(crossing, accesses.last_use + 1, state.copy_point),
+                state.evict_point,
+            ]
         ),
         due=jnp.concatenate(
             [jnp.where(crossing, accesses.first_use, accesses.time), state.evict_end]
         ),
-        seconds=jnp.concatenate([jnp.where(copied, seconds, 0.0), jnp.where(evicted, seconds, 0.0)]),
+        seconds=jnp.concatenate(
+            [jnp.where(copied, seconds, 0.0), jnp.where(evicted, seconds, 0.0)]
+        ),
         is_write=jnp.repeat(jnp.array([False, True]), copied.shape[0]),
         from_last_run=jnp.concatenate([crossing, jnp.zeros_like(crossing)]),
     )

@@ -59,7 +59,9 @@ class SearchFlags(Flags):
         if not 2 <= self.lanes <= 1024:
             raise ValueError(f"--lanes must lie in 2..1024, not {self.lanes}")
         if not 2 <= self.simulations <= 1024:
-            raise ValueError(f"--simulations must lie in 2..1024, not {self.simulations}")
+            raise ValueError(
+                f"--simulations must lie in 2..1024, not {self.simulations}"
+            )
         if self.fast_bytes is not None and self.fast_bytes < 4096:
             raise ValueError("--fast-bytes must be at least 4KiB")
 
@@ -98,7 +100,9 @@ def _finish(flags: SearchFlags, session: Session, result: "Result") -> Report:
 
     artifacts = {
         "mapping": write_json(session.out / "mapping.json", result.to_json()),
-        "overrides": write_text(session.out / "overrides.textproto", result.overrides_text()),
+        "overrides": write_text(
+            session.out / "overrides.textproto", result.overrides_text()
+        ),
     }
     page = report.render(result, session)
     artifacts["report"] = write_text(session.out / "report.html", page)
@@ -133,7 +137,9 @@ def _target(flags: SearchFlags, found: str | None) -> "Target":
         changes |= {"fast_write_bandwidth": ratio * slow}
     if flags.clock is not None:
         if not flags.clock > 0:
-            raise Failure("bad_clock", f"--clock must be positive, not {flags.clock}", Exit.USAGE)
+            raise Failure(
+                "bad_clock", f"--clock must be positive, not {flags.clock}", Exit.USAGE
+            )
         changes["clock_hz"] = flags.clock
     return dataclasses.replace(target, **changes)
 

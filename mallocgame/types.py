@@ -31,21 +31,39 @@ class Accesses(NamedTuple):
     size: Int[Array, " N"]  # Granules.
     copy_ticks: Int[Array, " N"]  # Time that copying the buffer takes.
     saving: Float[Array, " N"]  # Seconds that the access saves when fast, floor aside.
-    traffic: Float[Array, " N"]  # Seconds of slow memory's time that it then leaves free.
-    reduction_ticks: Int[Array, " N"]  # How much shorter the instruction is with this one fast.
-    needs_value: Bool[Array, " N"]  # Reads what an earlier access or the program's input left.
+    traffic: Float[
+        Array, " N"
+    ]  # Seconds of slow memory's time that it then leaves free.
+    reduction_ticks: Int[
+        Array, " N"
+    ]  # How much shorter the instruction is with this one fast.
+    needs_value: Bool[
+        Array, " N"
+    ]  # Reads what an earlier access or the program's input left.
     writes: Bool[Array, " N"]  # Leaves a slow copy stale.
     must_drop: Bool[Array, " N"]  # Live-out: the value has to be in slow memory here.
     forbid: Bool[Array, " N"]  # May never be fast.
-    previous: Int[Array, " N"]  # Access of the same buffer before, in the same computation; -1.
+    previous: Int[
+        Array, " N"
+    ]  # Access of the same buffer before, in the same computation; -1.
     enclosing: Int[Array, " N"]  # Region access around, or -1.
-    cross_program: Bool[Array, " N"]  # Region over the whole program, filled by the run before.
-    slow_point: Int[Array, " N"]  # If `previous` is -1: point at which the slow copy is there.
-    earliest: Int[Array, " N"]  # First start point of a copy: the computation's own start.
+    cross_program: Bool[
+        Array, " N"
+    ]  # Region over the whole program, filled by the run before.
+    slow_point: Int[
+        Array, " N"
+    ]  # If `previous` is -1: point at which the slow copy is there.
+    earliest: Int[
+        Array, " N"
+    ]  # First start point of a copy: the computation's own start.
     computation: Int[Array, " N"]  # In which copies for this access must start.
     nest_scale: Int[Array, " N"]  # 5 ** (while nesting of that computation).
-    horizon: Int[Array, " N"]  # Last access of the chain that NO_COPY could reach from here.
-    eagerness: Float[Array, " N"]  # Preferred prefetch overlap, in multiples of the copy's time.
+    horizon: Int[
+        Array, " N"
+    ]  # Last access of the chain that NO_COPY could reach from here.
+    eagerness: Float[
+        Array, " N"
+    ]  # Preferred prefetch overlap, in multiples of the copy's time.
     first_use: Int[Array, " N"]  # Of a cross-program region: first access inside it.
     last_use: Int[Array, " N"]  # And the end of the last.
 
@@ -56,7 +74,9 @@ class Instance(NamedTuple):
     accesses: Accesses
     order: Int[Array, " N"]  # Sequence of play, a permutation; padding last.
     num_accesses: Int[Array, ""]
-    before_ticks: Int[Array, " P"]  # Copying time that instructions in front of a point offer.
+    before_ticks: Int[
+        Array, " P"
+    ]  # Copying time that instructions in front of a point offer.
     picker_ticks: Int[Array, " P"]  # The same with loop bodies counted 5 ** nest times.
     point_computation: Int[Array, " P"]
     floor_seconds: Float[Array, " T"]  # Per execution; what placement cannot shorten.
@@ -70,8 +90,12 @@ class Instance(NamedTuple):
     max_cross_program: Int[Array, ""]
     tick_seconds: Float[Array, ""]
     all_slow_seconds: Float[Array, ""]
-    price: Float[Array, " T"]  # Seconds per granule of fast memory, the relaxation's multipliers.
-    value_to_go: Float[Array, " M"]  # M = N + 1: priced saving of order[k:], see `relaxation`.
+    price: Float[
+        Array, " T"
+    ]  # Seconds per granule of fast memory, the relaxation's multipliers.
+    value_to_go: Float[
+        Array, " M"
+    ]  # M = N + 1: priced saving of order[k:], see `relaxation`.
 
 
 class Heap(NamedTuple):
@@ -97,12 +121,16 @@ class Queue(NamedTuple):
 class Outcome(NamedTuple):
     """What each action on the access at the cursor would do; decides the legal actions."""
 
-    offset: Int[Array, ""]  # Where NO_COPY or COPY puts the buffer when it needs a new place.
+    offset: Int[
+        Array, ""
+    ]  # Where NO_COPY or COPY puts the buffer when it needs a new place.
     extends: Bool[Array, ""]  # NO_COPY continues the residency of the previous access.
     enclosed: Bool[Array, ""]  # A fast region access holds the buffer already.
     copy_point: Int[Array, ""]
     copy_due: Int[Array, ""]
-    evict_end: Int[Array, ""]  # Write-back that COPY and DROP need first is due here; 0: none.
+    evict_end: Int[
+        Array, ""
+    ]  # Write-back that COPY and DROP need first is due here; 0: none.
 
 
 class State(NamedTuple):
@@ -115,7 +143,9 @@ class State(NamedTuple):
     until: Int[Array, " N"]  # Last time of residency so far.
     owner: Int[Array, " N"]  # Access whose rectangle covers `until`.
     copy_point: Int[Array, " N"]  # Start point of the prefetch, or -1.
-    evict_point: Int[Array, " N"]  # Start point of the write-back behind this access, or -1.
+    evict_point: Int[
+        Array, " N"
+    ]  # Start point of the write-back behind this access, or -1.
     evict_end: Int[Array, " N"]
     stale_since: Int[Array, " N"]  # Point of the last write; -1: the slow copy is good.
     slow_point: Int[Array, " N"]  # Point from which the slow copy is good, if it is.

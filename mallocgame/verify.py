@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from compiler.backends import Compiled, CompilerError, Source, compile_source, from_dump
-from compiler.backends.repair import apply
 from compiler.backends.overrides import Override, UseAt
+from compiler.backends.repair import apply
 from compiler.cost.judge import Verdict, judge
 from compiler.hlo import Program, build
 from compiler.targets import Target
@@ -64,18 +64,28 @@ class Compiler:
     base: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def from_dump(cls, path: Path, target: Target, timeout: float = 600.0) -> "Compiler":
+    def from_dump(
+        cls, path: Path, target: Target, timeout: float = 600.0
+    ) -> "Compiler":
         """Returns the compiler for a dump's `before_optimizations` file."""
         if target.topology is None:
-            raise CompilerError("unknown-topology", f"{target.name} is no chip of the compiler's")
+            raise CompilerError(
+                "unknown-topology", f"{target.name} is no chip of the compiler's"
+            )
         return cls(
-            source=from_dump(path), topology=target.topology, target=target, timeout=timeout
+            source=from_dump(path),
+            topology=target.topology,
+            target=target,
+            timeout=timeout,
         )
 
     def compile(self, options: dict[str, str]) -> Compiled:
         """Compiles with options on top of the base ones."""
         return compile_source(
-            self.source, self.topology, {**dict(self.base), **options}, timeout=self.timeout
+            self.source,
+            self.topology,
+            {**dict(self.base), **options},
+            timeout=self.timeout,
         )
 
     def default(self) -> Verified:
@@ -111,8 +121,15 @@ class Compiler:
         )
         program = build(applied.compiled.module)
         kept = [outcome for outcome in applied.outcomes if outcome.is_honoured]
-        instead = [(_describe(o.override), o.instead) for o in applied.outcomes if o not in kept]
-        refused = [(_describe(override), f"refused: {why}") for override, why in applied.refused]
+        instead = [
+            (_describe(o.override), o.instead)
+            for o in applied.outcomes
+            if o not in kept
+        ]
+        refused = [
+            (_describe(override), f"refused: {why}")
+            for override, why in applied.refused
+        ]
         return Verified(
             compiled=applied.compiled,
             program=program,
@@ -139,7 +156,8 @@ def same_schedule(program: Program, compiled: Compiled) -> str | None:
     renamed = [
         ours.name
         for ours, theirs in zip(program.instructions, again.instructions, strict=True)
-        if ours.name != theirs.name and (ours.time in matter or ours.opcode != theirs.opcode)
+        if ours.name != theirs.name
+        and (ours.time in matter or ours.opcode != theirs.opcode)
     ]
     if renamed:
         return f"{len(renamed)} instructions differ, the first is {renamed[0]}"

@@ -87,7 +87,9 @@ def judge(program: Program, target: Target, *, use_estimates: bool = True) -> Ve
         cold=float(timeline.cold_total),
         instructions=instructions,
         waits=float(timeline.total) - instructions,
-        estimated=float((elapsed * trip)[known].sum()) / instructions if instructions else 0.0,
+        estimated=float((elapsed * trip)[known].sum()) / instructions
+        if instructions
+        else 0.0,
         num_copies=int((np.asarray(moved.seconds) > 0).sum()),
         wait=np.asarray(timeline.wait, np.float64)[:times],
         elapsed=elapsed,
@@ -130,7 +132,10 @@ def copies(program: Program, target: Target) -> Copies:
         if crossing:
             # Free for the next run's prefetch once nothing uses it any more.
             buffer = program.value_at(program.instructions[copy.done_time].node).buffer
-            start = max((use.time for use in program.buffers[buffer].uses), default=start) + 1
+            start = (
+                max((use.time for use in program.buffers[buffer].uses), default=start)
+                + 1
+            )
         rows.append((start, copy.done_time, seconds, not to_fast, crossing))
     size = -(-max(len(rows), 1) // _BUCKET) * _BUCKET
     rows += [(0, 0, 0.0, False, False)] * (size - len(rows))
@@ -146,4 +151,6 @@ def copies(program: Program, target: Target) -> Copies:
 
 def _slow_seconds(traffic: Slots, placed: Placement) -> float:
     slow = sum(s for slot, s in traffic.operands.items() if slot not in placed.operands)
-    return slow + sum(s for index, s in traffic.outputs.items() if index not in placed.outputs)
+    return slow + sum(
+        s for index, s in traffic.outputs.items() if index not in placed.outputs
+    )

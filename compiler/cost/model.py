@@ -137,7 +137,9 @@ def fit(model: CostModel, observations: Sequence[Observation]) -> CostModel:
     )
     weight = bent.all_slow * bent.counts.trip_count
     known = float(weight[sorted(by_time)].sum()) if by_time else 0.0
-    return dataclasses.replace(bent, covered=known / float(weight.sum()) if weight.any() else 0.0)
+    return dataclasses.replace(
+        bent, covered=known / float(weight.sum()) if weight.any() else 0.0
+    )
 
 
 def _fit_one(slots: Slots, seen: list[Observation]) -> tuple[float, Slots]:

@@ -80,5 +80,7 @@ def add(
     # Delaying the queue at p < point delays this copy, and through it those behind.
     ahead = resource.demand[point] - resource.demand + demand
     limit = jnp.minimum(before[end], resource.slack[point]) - ahead
-    slack = jnp.where(points < point, jnp.minimum(resource.slack, limit), resource.slack)
+    slack = jnp.where(
+        points < point, jnp.minimum(resource.slack, limit), resource.slack
+    )
     return CopyResource(total, busy, slack)

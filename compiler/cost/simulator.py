@@ -20,18 +20,26 @@ class Copies(NamedTuple):
     """K asynchronous copies; entries with `seconds` 0 are none."""
 
     point: Int[Array, " K"]  # Starts after instruction point - 1.
-    due: Int[Array, " K"]  # Instruction that waits for it; behind the last: nobody does.
+    due: Int[
+        Array, " K"
+    ]  # Instruction that waits for it; behind the last: nobody does.
     seconds: Float[Array, " K"]
     is_write: Bool[Array, " K"]
-    from_last_run: Bool[Array, " K"]  # Cross-program prefetch: `point` is in the run before.
+    from_last_run: Bool[
+        Array, " K"
+    ]  # Cross-program prefetch: `point` is in the run before.
 
 
 class Timeline(NamedTuple):
     """What the simulation says of one run."""
 
     total: Float[Array, ""]
-    cold_total: Float[Array, ""]  # The first run, cross-program prefetches at its start.
-    wait: Float[Array, " T"]  # Seconds waited in front of each instruction, per execution.
+    cold_total: Float[
+        Array, ""
+    ]  # The first run, cross-program prefetches at its start.
+    wait: Float[
+        Array, " T"
+    ]  # Seconds waited in front of each instruction, per execution.
 
 
 class _Queues(NamedTuple):
@@ -43,7 +51,9 @@ class _Queues(NamedTuple):
 
 class _Events(NamedTuple):
     push: Float[Array, " 2"]
-    demand: Float[Array, " 2"]  # Served seconds that must be reached before the instruction.
+    demand: Float[
+        Array, " 2"
+    ]  # Served seconds that must be reached before the instruction.
     idle: Float[Array, ""]
 
 
@@ -83,7 +93,9 @@ def _events(
     everything = jax.tree.map(lambda *columns: jnp.concatenate(columns), *spread)
     # Queue order: by start, then by due time, then as listed.
     order = jnp.lexsort((everything.due, everything.point))
-    point, due, seconds, is_write, _ = jax.tree.map(lambda column: column[order], everything)
+    point, due, seconds, is_write, _ = jax.tree.map(
+        lambda column: column[order], everything
+    )
     push, demand = [], []
     for lane in range(2):
         mine = jnp.where(is_write == (lane == 1), seconds, 0.0)
@@ -111,7 +123,9 @@ def _run(queues: _Queues, events: _Events) -> tuple[_Queues, Float[Array, ""]]:
     served, waited = queues.served, jnp.float32(0.0)
     for lane in range(2):
         need = jnp.maximum(events.demand[lane] - served[lane], 0.0)
-        other = jnp.minimum(need, queues.pushed[1 - lane] - served[1 - lane])
+        # A copy that is due where it starts is served before it is pushed.
+        pending = jnp.maximum(queues.pushed[1 - lane] - served[1 - lane], 0.0)
+        other = jnp.minimum(need, pending)
         waited += need + other
         served = served.at[lane].add(need).at[1 - lane].add(other)
     pushed = queues.pushed + events.push

@@ -17,7 +17,16 @@ from mallocgame.instance import Problem
 from mallocgame.mapping import Decision, Mapping
 
 _NOTHING_RUNS = frozenset(
-    {"tuple", "get-tuple-element", "bitcast", "parameter", "constant", "while", "conditional", "call"}
+    {
+        "tuple",
+        "get-tuple-element",
+        "bitcast",
+        "parameter",
+        "constant",
+        "while",
+        "conditional",
+        "call",
+    }
 )
 _GARBAGE = -1
 
@@ -83,10 +92,14 @@ class _Machine:
                 self._resident.append((access.buffer, decision))
             elif decision.copy_point is not None:
                 flight = (access.buffer, decision, access.time, True)
-                self._starts.setdefault((access.region, decision.copy_point), []).append(flight)
+                self._starts.setdefault(
+                    (access.region, decision.copy_point), []
+                ).append(flight)
             if decision.evict_point is not None:
                 flight = (access.buffer, decision, decision.evict_due, False)
-                self._starts.setdefault((access.region, decision.evict_point), []).append(flight)
+                self._starts.setdefault(
+                    (access.region, decision.evict_point), []
+                ).append(flight)
         self._touched = self._list_touched()
 
     def _list_touched(self) -> list[tuple[set[int], set[int]]]:
@@ -123,7 +136,9 @@ class _Machine:
         granules = -(-self._program.buffers[buffer].size // self._alignment)
         place = self._fast[first : first + granules]
         if len(place) < granules:
-            raise Stale(f"{self._program.buffers[buffer].name} is outside of fast memory")
+            raise Stale(
+                f"{self._program.buffers[buffer].name} is outside of fast memory"
+            )
         return place
 
     def _held(self, buffer: int, decision: Decision | None) -> int:
@@ -138,7 +153,9 @@ class _Machine:
         if held != newest:
             where = "slow" if decision is None else "fast"
             name = self._program.buffers[buffer].name
-            raise Stale(f"{name} {what}: version {held} in {where} memory, newest {newest}")
+            raise Stale(
+                f"{name} {what}: version {held} in {where} memory, newest {newest}"
+            )
 
     def _computation(self, region: int) -> None:
         flights: list[_Flight] = []
@@ -146,7 +163,9 @@ class _Machine:
         point = start
         begun = 0
         for time, children in self._items(region):
-            first = min((self._program.regions[c].start for c in children), default=time)
+            first = min(
+                (self._program.regions[c].start for c in children), default=time
+            )
             # A point in front of a computation's first instruction is the caller's.
             if point > start or region == 0:
                 begun += self._land_and_start(region, point, flights)
@@ -157,8 +176,12 @@ class _Machine:
             point = time + 1
         for flight in flights:
             name = self._program.buffers[flight.buffer].name
-            raise Stale(f"a copy of {name} is still in flight at the end of its computation")
-        here = sum(len(found) for (home, _), found in self._starts.items() if home == region)
+            raise Stale(
+                f"a copy of {name} is still in flight at the end of its computation"
+            )
+        here = sum(
+            len(found) for (home, _), found in self._starts.items() if home == region
+        )
         if begun != here:
             raise Stale(f"{here - begun} copies of computation {region} never start")
 
@@ -167,7 +190,9 @@ class _Machine:
         children: dict[int, list[int]] = {}
         for position, inner in enumerate(self._program.regions):
             if inner.parent == region and inner.caller is not None:
-                children.setdefault(self._program.times[inner.caller.name], []).append(position)
+                children.setdefault(self._program.times[inner.caller.name], []).append(
+                    position
+                )
         for instruction in self._program.instructions:
             if instruction.region == region:
                 yield instruction.time, children.get(instruction.time, [])
@@ -194,7 +219,9 @@ class _Machine:
             if (buffer, time) not in self._at:
                 raise Stale(f"nothing was decided for {buffer} at {instruction.name}")
         for buffer in reads:
-            self._expect(buffer, self._where(buffer, time), f"read by {instruction.name}")
+            self._expect(
+                buffer, self._where(buffer, time), f"read by {instruction.name}"
+            )
         for buffer in writes:
             self._newest[buffer] = self._version()
             where = self._where(buffer, time)
@@ -220,7 +247,9 @@ class _Machine:
         """Ends the copies that are due in front of an instruction or in what it runs."""
         for flight in [flight for flight in flights if flight.due <= time]:
             flights.remove(flight)
-            source = self._held(flight.buffer, None if flight.to_fast else flight.decision)
+            source = self._held(
+                flight.buffer, None if flight.to_fast else flight.decision
+            )
             self._put(flight, flight.version if source == flight.version else _GARBAGE)
 
     def _put(self, flight: _Flight, version: int) -> None:

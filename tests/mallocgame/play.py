@@ -38,8 +38,12 @@ def random_episode(instance: Instance, key: PRNGKeyArray) -> Episode:
     # From games that always go for fast memory to games that mostly drop.
     logits = 3.0 * jax.random.normal(taste, (3,)) + jnp.array([1.0, 1.0, 0.0])
 
-    def turn(state: State, key: PRNGKeyArray) -> tuple[State, tuple[Array, Array, Array]]:
-        action = jax.random.categorical(key, jnp.where(state.legal_action_mask, logits, -jnp.inf))
+    def turn(
+        state: State, key: PRNGKeyArray
+    ) -> tuple[State, tuple[Array, Array, Array]]:
+        action = jax.random.categorical(
+            key, jnp.where(state.legal_action_mask, logits, -jnp.inf)
+        )
         state = game.step(instance, state, action)
         return state, (action, state.reward, state.terminated)
 
@@ -65,17 +69,23 @@ _each = jax.jit(jax.vmap(random_episode))
 
 def episodes(problem: Problem, seed: int, count: int) -> Iterator[Episode]:
     """Yields random games of one problem, on the host."""
-    batch = jax.device_get(_same(problem.instance, jax.random.split(jax.random.key(seed), count)))
+    batch = jax.device_get(
+        _same(problem.instance, jax.random.split(jax.random.key(seed), count))
+    )
     return rows(batch, count)
 
 
 def one_each(problems: list[Problem], seed: int) -> Iterator[Episode]:
     """Yields a random game of each problem, on the host. Their arrays have equal shapes."""
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p.instance for p in problems))
+    stacked = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(p.instance for p in problems)
+    )
     keys = jax.random.split(jax.random.key(seed), len(problems))
     return rows(jax.device_get(_each(stacked, keys)), len(problems))
 
 
 def rows(batch: Episode, count: int) -> Iterator[Episode]:
     """Splits a batch on the host into its games."""
-    return (jax.tree.map(lambda leaf: np.asarray(leaf[k]), batch) for k in range(count))
+    leaves, structure = jax.tree.flatten(batch)
+    for k in range(count):
+        yield jax.tree.unflatten(structure, [np.asarray(leaf[k]) for leaf in leaves])

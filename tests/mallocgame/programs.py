@@ -15,7 +15,17 @@ import numpy as np
 from compiler.cost import model
 from compiler.cost.instruction import InstructionCosts, instruction_costs
 from compiler.cost.slots import Slots
-from compiler.hlo import Buffer, Instruction, Node, Program, Region, Use, Value, build, load
+from compiler.hlo import (
+    Buffer,
+    Instruction,
+    Node,
+    Program,
+    Region,
+    Use,
+    Value,
+    build,
+    load,
+)
 from compiler.hlo import hlo_pb2 as pb
 from compiler.hlo.module import Computation, Module
 from compiler.hlo.program import Position
@@ -31,12 +41,16 @@ _MAX_DEPTH = 2
 
 
 @functools.cache
-def golden(name: str, share: float = 1.0, cross_program: frozenset[int] = frozenset()) -> Problem:
+def golden(
+    name: str, share: float = 1.0, cross_program: frozenset[int] = frozenset()
+) -> Problem:
     """Returns a compiled program's problem, with a share of the chip's fast memory."""
     program = build(load(GOLDEN / name / "scheduled.hlo.pb.gz"))
     costs = model.analytic(instruction_costs(program), V5E)
     capacity = int(V5E.capacity * share)
-    return instance.build(program, costs, capacity=capacity, cross_program=cross_program)
+    return instance.build(
+        program, costs, capacity=capacity, cross_program=cross_program
+    )
 
 
 @functools.cache
@@ -65,6 +79,7 @@ def straight(
     live_out: Iterable[int] = (),
     capacity: int,
     target: Target = V5E,
+    cross_program: Iterable[int] = (),
 ) -> Problem:
     """Returns the problem of a program without control flow.
 
@@ -75,6 +90,7 @@ def straight(
         live_out: buffers that hold results.
         capacity: bytes of fast memory.
         target: the chip.
+        cross_program: arguments that the run before may prefetch.
     """
     writer = _Writer(random.Random(0), target)
     drafts = [_Draft(size) for size in sizes]
@@ -93,12 +109,16 @@ def straight(
         draft.is_live_out = True
     writer.close(region)
     program, costs = writer.finish()
-    return instance.build(program, costs, capacity=capacity)
+    return instance.build(
+        program, costs, capacity=capacity, cross_program=frozenset(cross_program)
+    )
 
 
 def _crossing(program: Program) -> frozenset[int]:
     fixed = [b for b in program.buffers if b.is_parameter and not b.is_live_out]
-    return frozenset(b.id for b in fixed if all(v.node.opcode == "parameter" for v in b.values))
+    return frozenset(
+        b.id for b in fixed if all(v.node.opcode == "parameter" for v in b.values)
+    )
 
 
 @dataclasses.dataclass(eq=False)
@@ -158,11 +178,18 @@ class _Writer:
         return made
 
     def open(
-        self, kind: str, parent: int | None, caller: Node | None, nest: int, trips: float
+        self,
+        kind: str,
+        parent: int | None,
+        caller: Node | None,
+        nest: int,
+        trips: float,
     ) -> int:
         position = len(self.regions)
         above = 1.0 if parent is None else self.regions[parent].trip_count
-        computation = Computation(f"{kind}.{position}", (), _node("none", "none"), (), True)
+        computation = Computation(
+            f"{kind}.{position}", (), _node("none", "none"), (), True
+        )
         self.regions.append(
             Region(
                 name=computation.name,
@@ -277,7 +304,11 @@ class _Writer:
         return readable
 
     def work(
-        self, region: int, readable: list[_Draft], draft: _Draft, also: Iterable[_Draft] = ()
+        self,
+        region: int,
+        readable: list[_Draft],
+        draft: _Draft,
+        also: Iterable[_Draft] = (),
     ) -> None:
         rng = self.rng
         reads = [*also, *rng.sample(readable, min(len(readable), rng.randint(1, 3)))]
@@ -339,7 +370,9 @@ class _Writer:
         buffers, values = [], []
         for number, draft in enumerate(drafts):
             uses = tuple(Use(time, node, k, ()) for time, node, k in draft.uses)
-            positions = tuple(Position(time, node, ()) for time, node in draft.positions)
+            positions = tuple(
+                Position(time, node, ()) for time, node in draft.positions
+            )
             own = []
             for place, (time, node, k) in enumerate(draft.values):
                 own.append(
