@@ -201,11 +201,11 @@ class _Chain:
                     values=values,
                     writes=bool(values),
                 )
-        callers = {
-            self._program.regions[child].caller
-            for child in self._children.get(region, ())
-        } - {None}
-        for caller in callers:
+        regions = self._program.regions
+        children = self._children.get(region, ())
+        for caller in {regions[child].caller for child in children}:
+            if caller is None:
+                continue
             time = self._program.times[caller.name]
             start = min(inner.start for _, inner in self._callees(region, time))
             if any(start <= t < time for t in self._touched):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from mallocgame import climb, planner, priority, relaxation, rollout
 from mallocgame.instance import Problem
 from mallocgame.rollout import Outcome, Plan
 from mallocgame.types import DROP, Instance, State
+
+_Tree = TypeVar("_Tree", Outcome, State)
 
 STRATEGIES = ("auto", "climb", "mcts", "msa", "greedy")
 
@@ -237,7 +239,7 @@ def _stack(plans: list[Plan]) -> Plan:
     return jax.tree.map(lambda *columns: jnp.stack(columns), *plans)
 
 
-def _row(tree: Outcome | State, index: int) -> Outcome | State:
+def _row(tree: _Tree, index: int) -> _Tree:
     return jax.tree.map(lambda column: column[index], tree)
 
 

@@ -1,6 +1,7 @@
 """Builds the arrays of the game from a program, its costs and a target."""
 
 import dataclasses
+from collections.abc import Set
 
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +54,7 @@ def build(
     capacity: int | None = None,
     cross_program: frozenset[int] = frozenset(),
     max_cross_program: int = 1,
+    not_copied: Set[int] = frozenset(),
 ) -> Problem:
     """Returns the game of mapping a program onto a target.
 
@@ -62,6 +64,7 @@ def build(
         capacity: bytes of fast memory; the target's by default.
         cross_program: buffers that the run before may prefetch.
         max_cross_program: how many of them at most.
+        not_copied: accesses, by number, that may not be prefetched for.
     """
     target = costs.target
     capacity = target.capacity if capacity is None else capacity
@@ -71,7 +74,7 @@ def build(
     nested = elapsed * 5.0**nest
     tick = max(float(nested.sum()), 1e-12) / _MAX_TICKS
     trip = np.array([i.trip_count for i in program.instructions], np.float64)
-    columns = _columns(program, costs, listed, tick, capacity)
+    columns = _columns(program, costs, listed, tick, capacity, not_copied)
     size = bucket(len(listed))
     times = bucket(len(program.instructions))
     picker = _prefix(nested / tick, times)
@@ -124,6 +127,7 @@ def _columns(
     listed: list[Access],
     tick: float,
     capacity: int,
+    not_copied: Set[int],
 ) -> dict[str, np.ndarray]:
     target = costs.target
     floor, base, elapsed = costs.floor, costs.base, costs.all_slow
@@ -165,6 +169,7 @@ def _columns(
                 "writes": access.writes,
                 "must_drop": access.must_drop,
                 "forbid": size > capacity,
+                "copyable": access.number not in not_copied,
                 "previous": -1 if access.previous is None else access.previous.number,
                 "enclosing": -1
                 if access.enclosing is None

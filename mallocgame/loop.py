@@ -30,6 +30,7 @@ from mallocgame import (
     relaxation,
     validate,
 )
+from mallocgame.accesses import Access
 from mallocgame.engine import Found, Settings
 from mallocgame.instance import Problem
 from mallocgame.mapping import Mapping
@@ -100,7 +101,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Returns mapping.json."""
-        document = mapping.to_json(self.problem, self.mapping)
+        document: dict[str, Any] = mapping.to_json(self.problem, self.mapping)
         document["cost_source"] = self.problem.costs.source
         document["compiler_options"] = self.options()
         return document
@@ -241,6 +242,7 @@ class _Loop:
         self._spent = 0
         self._candidates: list[Candidate] = []
         self._plans: list[engine.Plan] = []
+        self._refused: set[int] = set()
         self._default: Verified | None = None
 
     def run(self, resumed: bool) -> Result:
@@ -307,6 +309,7 @@ class _Loop:
             self._costs(),
             capacity=capacity,
             cross_program=priority.cross_program_candidates(program, capacity),
+            not_copied=self._refused,
         )
 
     def _phase_end(self, phase: int) -> float:
@@ -348,10 +351,17 @@ class _Loop:
         try:
             verified = self._compiler.verify(problem, chosen)
         except CompilerError as error:
+            said = msa.rejection(str(error))
+            self._session.meter.spend(measurements=1)
+            if said is not None and self._learn_refusal(problem, said.use):
+                return True
             self._notes.append(f"compile {len(self._candidates) + 1}: {error}")
             return False
         self._session.meter.spend(measurements=1)
         repeated = any(c.verified.options == verified.options for c in self._candidates)
+        for override, _ in verified.refused:
+            if isinstance(override.where, msa.UseAt):
+                self._learn_refusal(problem, override.where)
         self._candidates.append(
             Candidate(
                 mapping=chosen,
@@ -365,6 +375,30 @@ class _Loop:
             self._given.program, verified.program, self._target
         )
         return not (repeated and self._session.meter.fraction() > 0.9)
+
+    def _learn_refusal(self, problem: Problem, use: msa.UseAt) -> bool:
+        """Stops proposing prefetches of the kind that the compiler refused; tells if that is new.
+
+        What it refuses at one place (a prefetch for an in-place update of an argument, say) it
+        refuses at all places of that kind, and each refusal costs a compile.
+        """
+        program = problem.program
+
+        def kind(access: Access, name: str, operand: int) -> tuple[object, ...] | None:
+            for found in access.uses:
+                if found.operand == operand and (not name or found.node.name == name):
+                    buffer = program.buffers[access.buffer]
+                    ends = (buffer.is_parameter, buffer.is_live_out, access.writes)
+                    return (found.node.opcode, operand, *ends)
+            return None
+
+        kinds = {kind(a, use.instruction, use.operand) for a in problem.accesses} - {
+            None
+        }
+        new = {a.number for a in problem.accesses if kind(a, "", use.operand) in kinds}
+        grown = not new <= self._refused
+        self._refused |= new
+        return grown
 
     def _result(
         self,
@@ -430,10 +464,10 @@ class _Loop:
     def _save(self, found: Found) -> None:
         path = self._session.out / _CHECKPOINT
         temporary = path.with_suffix(".tmp.npz")
-        np.savez(
-            temporary,
-            **{name: np.asarray(v) for name, v in found.plan._asdict().items()},
-        )
+        plan: dict[str, Any] = {
+            k: np.asarray(v) for k, v in found.plan._asdict().items()
+        }
+        np.savez(temporary, **plan)
         temporary.replace(path)
 
     def _load(self, problem: Problem) -> dict[str, Any]:

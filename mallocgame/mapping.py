@@ -2,13 +2,11 @@
 
 import dataclasses
 from collections.abc import Iterator
-from collections.abc import Mapping as Dict
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from compiler.cost.simulator import Copies
+from compiler.cost.simulator import Copies, pack
 from compiler.hlo.program import format_index
 from mallocgame.instance import Problem
 from mallocgame.types import COPY, DROP, NO_COPY, State
@@ -110,35 +108,25 @@ def copies(problem: Problem, mapping: Mapping) -> Copies:
     """Returns the mapping's asynchronous copies, for the simulator."""
     rows = []
     bandwidth = problem.costs.target.slow_bandwidth
+    columns = problem.columns
     for decision in mapping.fast():
         access = problem.accesses[decision.access]
         seconds = problem.program.buffers[access.buffer].size / bandwidth
         if decision.copy_point is not None:
             start, due = decision.copy_point, access.time
             if access.cross_program:
-                columns = problem.columns
                 start = int(columns["last_use"][access.number]) + 1
                 due = int(columns["first_use"][access.number])
             rows.append((start, due, seconds, False, access.cross_program))
-        if decision.evict_point is not None:
+        if decision.evict_point is not None and decision.evict_due is not None:
             rows.append(
                 (decision.evict_point, decision.evict_due, seconds, True, False)
             )
-    padding = [(0, 0, 0.0, False, False)] * (
-        max(64, 1 << len(rows).bit_length()) - len(rows)
-    )
-    point, due, seconds, is_write, last = zip(*rows, *padding, strict=True)
-    return Copies(
-        point=jnp.asarray(point, jnp.int32),
-        due=jnp.asarray(due, jnp.int32),
-        seconds=jnp.asarray(seconds, jnp.float32),
-        is_write=jnp.asarray(is_write),
-        from_last_run=jnp.asarray(last),
-    )
+    return pack(rows)
 
 
-def to_json(problem: Problem, mapping: Mapping) -> Dict[str, Any]:
-    """Returns the documented JSON form of a mapping (docs/mapping.md)."""
+def to_json(problem: Problem, mapping: Mapping) -> dict[str, Any]:
+    """Returns the documented JSON form of a mapping."""
     program = problem.program
     rows = []
     for decision in mapping.decisions:

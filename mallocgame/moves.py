@@ -71,7 +71,7 @@ def outcome(instance: Instance, state: State) -> tuple[Outcome, Bool[Array, " A"
     written_back = ~now.stale | (evict_end > 0)
 
     fresh = ~row.needs_value & ~now.in_fast & allowed
-    wants_copy = row.needs_value & allowed & written_back & ~now.enclosed
+    wants_copy = row.needs_value & allowed & row.copyable & written_back & ~now.enclosed
     point, place = _place(instance, state, now, fresh, wants_copy, good_from)
     mask = jnp.stack(
         [

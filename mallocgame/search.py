@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -150,11 +151,11 @@ def _set_up_jax() -> None:
 
     from solvers.command import cache_dir
 
-    if not jax.config.jax_platforms:
+    if not os.environ.get("JAX_PLATFORMS"):
         # The search is many small steps, quickest on the host; an installed libtpu would only
         # look for chips.
         jax.config.update("jax_platforms", "cpu")
-    if not jax.config.jax_compilation_cache_dir:
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -43,6 +43,9 @@ class Accesses(NamedTuple):
     writes: Bool[Array, " N"]  # Leaves a slow copy stale.
     must_drop: Bool[Array, " N"]  # Live-out: the value has to be in slow memory here.
     forbid: Bool[Array, " N"]  # May never be fast.
+    copyable: Bool[
+        Array, " N"
+    ]  # COPY is allowed; the compiler may be known to refuse it.
     previous: Int[
         Array, " N"
     ]  # Access of the same buffer before, in the same computation; -1.

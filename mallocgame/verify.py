@@ -14,7 +14,7 @@ from mallocgame.instance import Problem
 from mallocgame.mapping import Mapping
 
 # Decisions that the compiler refuses are given up one at a time, a compile each.
-_CONCESSIONS = 12
+_CONCESSIONS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class Verified:
         options: what it was compiled with.
         decisions: overrides that were emitted.
         honoured: of them, those that the compiler followed.
+        refused: those of them that had to be given up for the compiler to take the program.
         instead: for each that it did not, the decision and what it did.
     """
 
@@ -38,6 +39,7 @@ class Verified:
     decisions: int
     honoured: int
     instead: tuple[tuple[str, str], ...]
+    refused: tuple[tuple[Override, str], ...] = ()
 
     @property
     def share(self) -> float:
@@ -138,6 +140,7 @@ class Compiler:
             decisions=len(applied.outcomes) + len(refused),
             honoured=len(kept),
             instead=(*refused, *instead),
+            refused=tuple(applied.refused),
         )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from compiler.backends import readback
 from compiler.cost.instruction import instruction_costs
 from compiler.cost.model import Placement, Slots, analytic
-from compiler.cost.simulator import Copies, simulate
+from compiler.cost.simulator import Copies, pack, simulate
 from compiler.hlo import Program, padded_bytes
 from compiler.targets import Target
 
@@ -137,16 +137,7 @@ def copies(program: Program, target: Target) -> Copies:
                 + 1
             )
         rows.append((start, copy.done_time, seconds, not to_fast, crossing))
-    size = -(-max(len(rows), 1) // _BUCKET) * _BUCKET
-    rows += [(0, 0, 0.0, False, False)] * (size - len(rows))
-    point, due, seconds, is_write, crossing = zip(*rows, strict=True)
-    return Copies(
-        point=jnp.asarray(point, jnp.int32),
-        due=jnp.asarray(due, jnp.int32),
-        seconds=jnp.asarray(seconds, jnp.float32),
-        is_write=jnp.asarray(is_write),
-        from_last_run=jnp.asarray(crossing),
-    )
+    return pack(rows)
 
 
 def _slow_seconds(traffic: Slots, placed: Placement) -> float:

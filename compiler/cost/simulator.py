@@ -9,6 +9,7 @@ draining loop while both queues are busy; this is the corrected model.)
 Times are seconds; a copy's size is the time that it takes alone at full slow bandwidth.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -55,6 +56,20 @@ class _Events(NamedTuple):
         Array, " 2"
     ]  # Served seconds that must be reached before the instruction.
     idle: Float[Array, ""]
+
+
+def pack(rows: Sequence[tuple[int, int, float, bool, bool]]) -> Copies:
+    """Returns copies given row by row, fields in order, padded to a multiple of 256."""
+    size = -(-max(len(rows), 1) // 256) * 256
+    padded = [*rows, *[(0, 0, 0.0, False, False)] * (size - len(rows))]
+    columns = list(zip(*padded, strict=True))
+    return Copies(
+        point=jnp.asarray(columns[0], jnp.int32),
+        due=jnp.asarray(columns[1], jnp.int32),
+        seconds=jnp.asarray(columns[2], jnp.float32),
+        is_write=jnp.asarray(columns[3], bool),
+        from_last_run=jnp.asarray(columns[4], bool),
+    )
 
 
 def simulate(
