@@ -14,6 +14,8 @@ _TRANSPARENT = frozenset(
     {"tuple", "get-tuple-element", "bitcast", "parameter", "constant"}
 )
 _CALLERS = frozenset({"while", "conditional", "call"})
+# Between start and done an operation uses its buffers, and they must not move.
+_ASYNCHRONOUS = ("-start", "-update", "-done")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -57,7 +59,7 @@ def list_accesses(
             children.setdefault(region.parent, []).append(position)
     found: list[Access] = []
     for buffer in program.buffers:
-        if buffer.never_fast_reason is None:
+        if buffer.never_fast_reason is None and not _is_in_flight(buffer):
             found.extend(
                 _Chain(program, children, buffer).accesses(buffer.id in cross_program)
             )
@@ -67,6 +69,12 @@ def list_accesses(
     for number, access in enumerate(found):
         access.number = number
     return found
+
+
+def _is_in_flight(buffer: Buffer) -> bool:
+    """Whether an asynchronous operation uses a buffer, which then stays in slow memory."""
+    nodes = (touch.node for touch in (*buffer.uses, *buffer.values))
+    return any(node.opcode.endswith(_ASYNCHRONOUS) for node in nodes)
 
 
 class _Chain:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from mallocgame.search import SearchFlags
 
 _CHECKPOINT = "best.npz"
+# The compiler's default is 1.
+_CROSS_PROGRAM_COUNTS = (0, 2)
 # Everything in slow memory: the second point that the cost model is fitted to.
 _ALL_SLOW = {
     msa.OPTION: "overrides { hlo_position_matcher { size_gte: 1 } keep_in_default_memory {} }",
@@ -51,9 +53,10 @@ _ALL_SLOW = {
 
 @dataclasses.dataclass(kw_only=True)
 class Candidate:
-    """A mapping that was compiled."""
+    """What was compiled: a mapping, or (`mapping` None) the compiler's own under other knobs."""
 
-    mapping: Mapping
+    label: str
+    mapping: Mapping | None
     problem: Problem
     simulated: float
     verified: Verified
@@ -68,7 +71,8 @@ class Result:
         target: the chip.
         problem: the game, with the costs as they were at the end.
         mapping: the mapping handed over, valid.
-        hand_over: `"mapping"`, or `"default"` if the compiler's own is not beaten.
+        hand_over: `"mapping"`; `"options"` if only knobs beat the compiler's own, which are then in
+            the compile options; or `"default"` if nothing does.
         best: simulated time of what is handed over.
         by: which strategy found it.
         baselines: simulated times by name.
@@ -143,12 +147,12 @@ class Result:
             rows.append(
                 ["compiler's own", *_figures(self.default_verified.verdict), ""]
             )
-        for number, candidate in enumerate(self.candidates, 1):
+        for candidate in self.candidates:
             mark = " (handed over)" if candidate is self.chosen else ""
             share = f"{candidate.verified.honoured}/{candidate.verified.decisions}"
             rows.append(
                 [
-                    f"compile {number}{mark}",
+                    f"{candidate.label}{mark}",
                     *_figures(candidate.verified.verdict),
                     share,
                 ]
@@ -166,6 +170,7 @@ class Result:
             "notes": self.notes,
             "compiles": [
                 {
+                    "label": candidate.label,
                     "simulated": candidate.simulated,
                     "judged": candidate.verified.verdict.total,
                     "cold": candidate.verified.verdict.cold,
@@ -248,6 +253,7 @@ class _Loop:
     def run(self, resumed: bool) -> Result:
         verdict = self._learn_defaults()
         problem = self._problem()
+        self._turn_knobs(problem)
         settings = Settings(
             strategy=self._flags.strategy,
             seed=self._flags.seed,
@@ -297,6 +303,27 @@ class _Loop:
             self._observations += inputs.observe(program, self._given.compiled, target)
             return judge(self._given.compiled, target)
         return None
+
+    def _turn_knobs(self, problem: Problem) -> None:
+        """Compiles the program-level knob that tensor overrides do not reach, each setting once."""
+        if self._compiler is None:
+            return
+        for count in _CROSS_PROGRAM_COUNTS:
+            options = {msa.CROSS_PROGRAM_OPTION: str(count)}
+            verified = self._compiler.own(options)
+            self._session.meter.spend(measurements=1)
+            self._candidates.append(
+                Candidate(
+                    label=f"own, {count} cross-program prefetches",
+                    mapping=None,
+                    problem=problem,
+                    simulated=verified.verdict.total,
+                    verified=verified,
+                )
+            )
+            self._observations += inputs.observe(
+                self._given.program, verified.program, self._target
+            )
 
     def _costs(self) -> CostModel:
         return fit(self._base, self._observations) if self._observations else self._base
@@ -364,6 +391,7 @@ class _Loop:
                 self._learn_refusal(problem, override.where)
         self._candidates.append(
             Candidate(
+                label=f"mapping {len(self._plans) + 1}",
                 mapping=chosen,
                 problem=problem,
                 simulated=found.seconds,
@@ -419,7 +447,12 @@ class _Loop:
         final = mapping.from_state(problem, found.state)
         validate.require_valid(problem, final)
         best_seconds = found.seconds
-        if chosen is not None:
+        if chosen is not None and chosen.mapping is None:
+            best_seconds = chosen.simulated
+            self._notes.append(
+                f"best is the compiler's {chosen.label}; no mapping beats it"
+            )
+        elif chosen is not None and chosen.mapping is not None:
             final, problem, best_seconds = (
                 chosen.mapping,
                 chosen.problem,
@@ -432,7 +465,8 @@ class _Loop:
             "greedy": start["greedy"].seconds,
             "xla": verdict.total if verdict is not None else None,
         }
-        hand_over = "mapping"
+        own = chosen is not None and chosen.mapping is None
+        hand_over = "options" if own else "mapping"
         if verdict is not None and (
             best_seconds > verdict.total
             or (self._default is not None and chosen is None)
@@ -449,7 +483,7 @@ class _Loop:
             mapping=final,
             hand_over=hand_over,
             best=best_seconds,
-            by=found.by if hand_over == "mapping" else "compiler",
+            by=found.by if hand_over == "mapping" else "knobs" if own else "compiler",
             baselines=baselines,
             default=default,
             bound=relaxation.lower_bound(problem),

@@ -92,13 +92,17 @@ class Compiler:
 
     def default(self) -> Verified:
         """Returns what the compiler does by itself."""
-        compiled = self.compile({})
+        return self.own({})
+
+    def own(self, options: dict[str, str]) -> Verified:
+        """Returns what the compiler does by itself under some options."""
+        compiled = self.compile(options)
         program = build(compiled.module)
         return Verified(
             compiled=compiled,
             program=program,
             verdict=judge(program, self.target),
-            options={},
+            options=options,
             decisions=0,
             honoured=0,
             instead=(),

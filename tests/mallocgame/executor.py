@@ -105,8 +105,10 @@ class _Machine:
     def _list_touched(self) -> list[tuple[set[int], set[int]]]:
         """Per instruction the buffers that it reads and those that it writes."""
         touched = [(set[int](), set[int]()) for _ in self._program.instructions]
+        # All others are in slow memory all the time.
+        decided = {buffer for buffer, _ in self._at}
         for buffer in self._program.buffers:
-            if buffer.never_fast_reason is None:
+            if buffer.id in decided:
                 for use in buffer.uses:
                     touched[use.time][0].add(buffer.id)
                 for value in buffer.values:
@@ -124,7 +126,7 @@ class _Machine:
         for buffer, decision in self._resident:
             self._expect(buffer, decision, "at the end, for the next run")
         for buffer in buffers:
-            if buffer.is_live_out and buffer.never_fast_reason is None:
+            if buffer.is_live_out and buffer.id in {b for b, _ in self._at}:
                 self._expect(buffer.id, None, "as a result")
 
     def _version(self) -> int:

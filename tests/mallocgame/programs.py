@@ -6,6 +6,7 @@ The random ones are made directly as `compiler.hlo.Program`s, with what memory m
 
 import dataclasses
 import functools
+import itertools
 import random
 from collections.abc import Iterable
 from pathlib import Path
@@ -80,6 +81,7 @@ def straight(
     capacity: int,
     target: Target = V5E,
     cross_program: Iterable[int] = (),
+    opcodes: Iterable[str] = (),
 ) -> Problem:
     """Returns the problem of a program without control flow.
 
@@ -91,6 +93,7 @@ def straight(
         capacity: bytes of fast memory.
         target: the chip.
         cross_program: arguments that the run before may prefetch.
+        opcodes: of the rows, fusions by default.
     """
     writer = _Writer(random.Random(0), target)
     drafts = [_Draft(size) for size in sizes]
@@ -100,9 +103,10 @@ def straight(
     writer.emit("parameter", region, values=held)
     for draft in held:
         draft.is_parameter = True
-    for reads, writes, flops in rows:
+    names = itertools.chain(opcodes, itertools.repeat("fusion"))
+    for (reads, writes, flops), opcode in zip(rows, names, strict=False):
         written = [drafts[i] for i in writes]
-        writer.emit("fusion", region, [drafts[i] for i in reads], written, flops)
+        writer.emit(opcode, region, [drafts[i] for i in reads], written, flops)
     results = [drafts[i] for i in live_out]
     writer.emit("tuple", region, passes=results)
     for draft in results:
