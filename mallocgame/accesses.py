@@ -73,7 +73,7 @@ def list_accesses(
 
 def _is_in_flight(buffer: Buffer) -> bool:
     """Whether an asynchronous operation uses a buffer, which then stays in slow memory."""
-    nodes = (touch.node for touch in (*buffer.uses, *buffer.values))
+    nodes = [use.node for use in buffer.uses] + [value.node for value in buffer.values]
     return any(node.opcode.endswith(_ASYNCHRONOUS) for node in nodes)
 
 

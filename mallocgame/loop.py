@@ -186,7 +186,7 @@ def compiler_for(
     given: inputs.Input, target: Target, flags: "SearchFlags", session: Session
 ) -> Compiler | None:
     """Returns the production compiler for this input, or None with a note saying why not."""
-    if flags.verify is False:
+    if flags.verify == "never":
         return None
     why = None
     if given.source is None:
@@ -205,10 +205,10 @@ def compiler_for(
                 return compiler
             why = f"the recompiled program is another: {why}"
         except CompilerError as error:
-            if flags.verify:
+            if flags.verify == "always":
                 raise
             why = str(error)
-    if flags.verify:
+    if flags.verify == "always":
         raise CompilerError("invalid-module", f"cannot verify: {why}")
     session.note(f"not verified by a compiler: {why}")
     return None

@@ -5,7 +5,7 @@ import hashlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -46,7 +46,7 @@ class SearchFlags(Flags):
     """Bytes per second of the slow memory; the chip's by default."""
     clock: float | None = None
     """Cycles per second; the chip's by default."""
-    verify: bool | None = None
+    verify: Literal["auto", "always", "never"] = "auto"
     """Recompile with the production compiler; by default if it is installed and can."""
     lanes: int = 8
     """Games side by side."""

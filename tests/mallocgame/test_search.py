@@ -26,7 +26,9 @@ def run(*arguments: str, out: Path) -> subprocess.CompletedProcess[str]:
 
 def test_search_writes_what_it_says(tmp_path: Path) -> None:
     program = str(GOLDEN / "mlp" / "scheduled.hlo.pb.gz")
-    done = run(program, "--budget", "200evals", "--no-verify", "--json", out=tmp_path)
+    done = run(
+        program, "--budget", "200evals", "--verify", "never", "--json", out=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["status"] == "OK"
@@ -44,7 +46,8 @@ def test_same_seed_and_evaluations_give_the_same_answer(tmp_path: Path) -> None:
         program,
         "--budget",
         "60evals",
-        "--no-verify",
+        "--verify",
+        "never",
         "--strategy",
         "climb",
         "--json",
