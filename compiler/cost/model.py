@@ -22,7 +22,7 @@ from compiler.targets import Target
 Operand = tuple[int, ShapeIndex]
 
 # By the compiler's estimates an instruction that reads slow memory itself gets along more slowly
-# than a copy does: 1.38 times the bytes' time (benchmarks/bench_calibration.py, tuning programs).
+# than a copy does: 1.38 times the bytes' time (seen on three programs; not yet a committed benchmark).
 DIRECT_ACCESS = 1.38
 # Weight of that expectation for one slot against one observation of the whole instruction.
 _PRIOR_WEIGHT = 0.05
