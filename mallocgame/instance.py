@@ -41,8 +41,8 @@ class Problem:
 
 
 def bucket(count: int) -> int:
-    """Returns the padded size for a count: the next quarter of a power of two, at least 64."""
-    step = max(_SMALLEST_BUCKET, 1 << max(count - 1, 1).bit_length() - 2) // 4
+    """Returns the padded size for a count: the next eighth of a power of two, at least 64."""
+    step = (1 << max(count - 1, 1).bit_length()) // 16
     step = max(step, _SMALLEST_BUCKET)
     return max(-(-count // step), 1) * step
 

@@ -365,3 +365,15 @@ def test_the_mapping_takes_as_long_as_the_position() -> None:
         expected = _timeline(instance, episode.state)
         np.testing.assert_allclose(timeline.total, expected.total, rtol=1e-4)
         np.testing.assert_allclose(timeline.cold_total, expected.cold_total, rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", range(3))
+def test_tiny_programs_are_played(count: int) -> None:
+    rows = [([0], [], 0.0)] * count
+    problem = programs.straight(rows, [4096], parameters=[0], capacity=8192)
+    assert len(problem.accesses) == count
+    state, total = _all(problem, NO_COPY)
+    assert math.isfinite(total)
+    answer = mapping.from_state(problem, jax.device_get(state))
+    validate.require_valid(problem, answer)
+    executor.execute(problem, answer)
