@@ -7,6 +7,7 @@ compiler the simulator's word stands, and says so.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,11 +74,11 @@ class Result:
         mapping: the mapping handed over, valid.
         hand_over: `"mapping"`; `"options"` if only knobs beat the compiler's own, which are then in
             the compile options; or `"default"` if nothing does.
-        best: simulated time of what is handed over.
+        best: time of what is handed over: judged if it was compiled, else simulated.
         by: which strategy found it.
         baselines: simulated times by name.
         default: which of them `best` is compared with.
-        bound: proven lower bound of simulated times.
+        bound: proven lower bound of simulated times, or None if the judged time undercuts it.
         default_verdict: the compiler's own mapping as judged, if the dump or the compiler has it.
         default_verified: the compiler's own compile, if it was asked.
         candidates: mappings that were compiled, in order.
@@ -95,7 +96,7 @@ class Result:
     by: str
     baselines: dict[str, float | None]
     default: str
-    bound: float
+    bound: float | None
     default_verdict: Verdict | None
     default_verified: Verified | None
     candidates: list[Candidate]
@@ -106,6 +107,7 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """Returns mapping.json."""
         document: dict[str, Any] = mapping.to_json(self.problem, self.mapping)
+        document["hand_over"] = self.hand_over
         document["cost_source"] = self.problem.costs.source
         document["compiler_options"] = self.options()
         return document
@@ -359,10 +361,13 @@ class _Loop:
             return bool(meter.done()) or meter.fraction() >= share
 
         found = min(start.values(), key=lambda f: f.seconds)
+        # Costs may have been corrected since the last phase, so nothing is compared with it.
+        shown = math.inf
         for step in engine.search(problem, start, settings, done):
             meter.spend(simulations=step.simulations)
             self._spent += step.simulations
-            if not self._history or step.found.seconds < self._history[-1][1]:
+            if step.found.seconds < shown:
+                shown = step.found.seconds
                 self._history.append((self._spent, step.found.seconds))
                 self._save(step.found)
             found = step.found
@@ -428,6 +433,17 @@ class _Loop:
         self._refused |= new
         return grown
 
+    def _best_candidate(self) -> Candidate | None:
+        """Returns the best that was compiled, if it beats the compiler's own."""
+        if self._default is None:
+            return None
+        better = [
+            candidate
+            for candidate in self._candidates
+            if candidate.verified.verdict.total < self._default.verdict.total
+        ]
+        return min(better, key=lambda c: c.verified.verdict.total, default=None)
+
     def _result(
         self,
         problem: Problem,
@@ -435,29 +451,30 @@ class _Loop:
         start: dict[str, Found],
         verdict: Verdict | None,
     ) -> Result:
-        chosen = None
-        if self._default is not None and self._candidates:
-            best = min(self._candidates, key=lambda c: c.verified.verdict.total)
-            if best.verified.verdict.total < self._default.verdict.total:
-                chosen = best
-            else:
-                self._notes.append(
-                    "no mapping found beats the compiler's own: it is handed over"
-                )
+        chosen = self._best_candidate()
         final = mapping.from_state(problem, found.state)
         validate.require_valid(problem, final)
-        best_seconds = found.seconds
-        if chosen is not None and chosen.mapping is None:
-            best_seconds = chosen.simulated
+        hand_over, best, by = "mapping", found.seconds, found.by
+        if chosen is not None:
+            # Compared with the compiler's own by the judge of both.
+            best = chosen.verified.verdict.total
+            if chosen.mapping is None:
+                hand_over, by = "options", "knobs"
+                self._notes.append(f"best is the compiler's {chosen.label}")
+            else:
+                final, problem = chosen.mapping, chosen.problem
+        elif verdict is not None and (
+            self._default is not None or best > verdict.total
+        ):
+            hand_over, best, by = "default", verdict.total, "compiler"
             self._notes.append(
-                f"best is the compiler's {chosen.label}; no mapping beats it"
+                "nothing found beats the compiler's own: it is handed over"
             )
-        elif chosen is not None and chosen.mapping is not None:
-            final, problem, best_seconds = (
-                chosen.mapping,
-                chosen.problem,
-                chosen.simulated,
-            )
+        bound: float | None = relaxation.lower_bound(problem)
+        if bound is not None and chosen is not None and bound > best:
+            # It bounds the simulator, not the judge.
+            bound = None
+            self._notes.append("the judged time is below the simulator's lower bound")
         default = "msa" if verdict is None else "xla"
         baselines: dict[str, float | None] = {
             "all_slow": float(problem.instance.all_slow_seconds),
@@ -465,28 +482,17 @@ class _Loop:
             "greedy": start["greedy"].seconds,
             "xla": verdict.total if verdict is not None else None,
         }
-        own = chosen is not None and chosen.mapping is None
-        hand_over = "options" if own else "mapping"
-        if verdict is not None and (
-            best_seconds > verdict.total
-            or (self._default is not None and chosen is None)
-        ):
-            hand_over, best_seconds = "default", verdict.total
-            if self._default is None:
-                self._notes.append(
-                    "by the simulator the compiler's own mapping is the best"
-                )
         return Result(
             given=self._given,
             target=self._target,
             problem=problem,
             mapping=final,
             hand_over=hand_over,
-            best=best_seconds,
-            by=found.by if hand_over == "mapping" else "knobs" if own else "compiler",
+            best=best,
+            by=by,
             baselines=baselines,
             default=default,
-            bound=relaxation.lower_bound(problem),
+            bound=bound,
             default_verdict=verdict,
             default_verified=self._default,
             candidates=self._candidates,

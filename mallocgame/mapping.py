@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from compiler.cost.simulator import Copies, pack
 from compiler.hlo.program import format_index
 from mallocgame.instance import Problem
 from mallocgame.types import COPY, DROP, NO_COPY, State
@@ -102,27 +101,6 @@ def from_state(problem: Problem, state: State) -> Mapping:
             )
         )
     return Mapping(decisions=tuple(decisions))
-
-
-def copies(problem: Problem, mapping: Mapping) -> Copies:
-    """Returns the mapping's asynchronous copies, for the simulator."""
-    rows = []
-    bandwidth = problem.costs.target.slow_bandwidth
-    columns = problem.columns
-    for decision in mapping.fast():
-        access = problem.accesses[decision.access]
-        seconds = problem.program.buffers[access.buffer].size / bandwidth
-        if decision.copy_point is not None:
-            start, due = decision.copy_point, access.time
-            if access.cross_program:
-                start = int(columns["last_use"][access.number]) + 1
-                due = int(columns["first_use"][access.number])
-            rows.append((start, due, seconds, False, access.cross_program))
-        if decision.evict_point is not None and decision.evict_due is not None:
-            rows.append(
-                (decision.evict_point, decision.evict_due, seconds, True, False)
-            )
-    return pack(rows)
 
 
 def to_json(problem: Problem, mapping: Mapping) -> dict[str, Any]:

@@ -24,21 +24,6 @@ def lower_bound(problem: Problem) -> float:
     return max(_instruction_floor(problem), _traffic_floor(problem))
 
 
-def all_fast(problem: Problem) -> float:
-    """Returns seconds with every slot in fast memory, capacity and copies ignored."""
-    costs = problem.costs
-    saved = _savings(problem)
-    elapsed = np.maximum(costs.floor, costs.base - saved)
-    return float((elapsed * costs.counts.trip_count).sum())
-
-
-def _savings(problem: Problem) -> NDArray[np.float64]:
-    saved = np.zeros(len(problem.program.instructions))
-    a = problem.columns
-    np.add.at(saved, a["time"], np.where(a["forbid"], 0.0, a["saving"]))
-    return saved
-
-
 def _instruction_floor(problem: Problem) -> float:
     costs, a = problem.costs, problem.columns
     capacity = problem.capacity / problem.costs.target.alignment

@@ -87,13 +87,13 @@ def _facts(result: "Result") -> list[Fact]:
                 name="compiler's own mapping, judged", value=verified.baseline, unit="s"
             )
         )
-        facts.append(Fact(name="handed over, judged", value=verified.best, unit="s"))
         facts.append(Fact(name="decisions honoured", value=f"{verified.honoured:.1%}"))
         facts.append(Fact(name="verified by", value=verified.by))
     else:
         facts.append(Fact(name="not verified", value="simulator only", emphasis=True))
-    facts.append(Fact(name="simulated", value=result.best, unit="s"))
-    facts.append(Fact(name="lower bound", value=result.bound, unit="s"))
+    facts.append(Fact(name="handed over", value=result.best, unit="s"))
+    if result.bound is not None:
+        facts.append(Fact(name="lower bound", value=result.bound, unit="s"))
     return facts
 
 
@@ -101,7 +101,9 @@ def _result_components(result: "Result") -> list[Component]:
     named = [
         (name, value) for name, value in result.baselines.items() if value is not None
     ]
-    rows = [*named, ("search", result.best), ("bound", result.bound)]
+    rows = [*named, ("handed over", result.best)]
+    if result.bound is not None:
+        rows.append(("bound", result.bound))
     found: list[Component] = [
         Table(
             columns=["mapping", Column(name="simulated", unit="s")],
@@ -239,6 +241,6 @@ def _progress(result: "Result") -> Line:
         title="Best simulated time",
         series=[Series(name="search", x=list(x), y=list(y))],
         references={k: v for k, v in result.baselines.items() if v is not None}
-        | {"bound": result.bound},
+        | ({} if result.bound is None else {"bound": result.bound}),
         x_label="simulator calls",
     )

@@ -1,4 +1,4 @@
-"""Counted costs against the compiler's own figures, and mappings read back."""
+"""Counted costs against the compiler's own figures."""
 
 import dataclasses
 import itertools
@@ -18,7 +18,6 @@ from compiler.cost.instruction import (
     memory_boundedness,
     msa_order,
 )
-from compiler.cost.measured import compiler_mapping, measured_cycles
 from compiler.hlo import Module, Program, build, load, tables
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -110,75 +109,6 @@ def test_counts_are_consistent(name: str) -> None:
         for (operand, index), count in slots.operands.items():
             assert costs.operand_bytes(time, operand, index) == count
     assert costs.operand_bytes(0, 99) == 0.0
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_the_compilers_mapping_is_read_back(name: str) -> None:
-    program, _ = loaded(name)
-    final = compiled(name)
-    mapping = compiler_mapping(program, final)
-    weightless = {"bitcast", "get-tuple-element", "tuple"}
-    missing = {program.instructions[program.times[m]].opcode for m in mapping.missing}
-    assert missing <= weightless
-    assert any(mapping.operands.values())
-    for copy in mapping.copies:
-        assert copy.source is not None and copy.buffer is not None
-        assert -1 <= copy.start <= copy.done <= len(program.instructions)
-        assert 0 < copy.bytes <= program.buffers[copy.buffer].size
-    assert sum(copy.cross_program for copy in mapping.copies if copy.start == -1) <= 1
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_buffers_in_fast_memory_are_those_with_an_allocation(name: str) -> None:
-    """The final module and the table of allocations tell the same story."""
-    program, _ = loaded(name)
-    mapping = compiler_mapping(program, compiled(name))
-    ids = {row.buffer_id: row.name for row in rows(name)}
-    allocations = tables.read_allocations(GOLDEN / name / "allocinfo.csv.gz")
-    allocated = {ids[a.buffer_id] for a in allocations if a.buffer_id in ids}
-    crossing = {
-        program.buffers[c.buffer].name
-        for c in mapping.copies
-        if c.cross_program and c.buffer is not None
-    }
-    for (instruction, index), fast in mapping.outputs.items():
-        node = program.instructions[program.times[instruction]].node
-        if fast and node.opcode not in (
-            "parameter",
-            "bitcast",
-            "get-tuple-element",
-            "tuple",
-        ):
-            buffer = program.buffers[program.value_at(node, index).buffer]
-            if buffer.never_fast_reason is None:
-                assert buffer.name in allocated | crossing
-
-
-def test_a_mapping_of_another_program_is_empty_rather_than_wrong() -> None:
-    program, _ = loaded("mlp")
-    mapping = compiler_mapping(
-        program, load(GOLDEN / "lstm_scan" / "compiled.hlo.pb.gz")
-    )
-    assert len(mapping.missing) > len(program.instructions) / 2
-
-
-def test_slices_of_one_transfer_are_told() -> None:
-    program, _ = loaded("mlp")
-    copies = compiler_mapping(program, compiled("mlp")).copies
-    for copy in copies:
-        assert copy.buffer is not None
-        assert copy.bytes * copy.slices == program.buffers[copy.buffer].size
-    assert {copy.slices for copy in copies} == {1, 4}
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_cycles(name: str) -> None:
-    cycles = measured_cycles(compiled(name))
-    program, _ = loaded(name)
-    fusions = [i for i in program.instructions if i.opcode == "fusion"]
-    assert sum(fusion.name in cycles for fusion in fusions) > 0.8 * len(fusions)
-    assert all(count > 0 for count in cycles.values())
-    assert measured_cycles(load(GOLDEN / name / "scheduled.hlo.pb.gz")) == {}
 
 
 @settings(deadline=None, derandomize=True, max_examples=300)

@@ -1,0 +1,49 @@
+"""Costs bent to observations: what was seen comes out as seen."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compiler.cost.instruction import instruction_costs
+from compiler.cost.model import CostModel, Observation, Placement, analytic, fit
+from compiler.hlo import build, load
+from compiler.targets import TARGETS
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+
+
+def mlp() -> CostModel:
+    program = build(load(GOLDEN / "mlp" / "scheduled.hlo.pb.gz"))
+    return analytic(instruction_costs(program), TARGETS["tpu-v5e"])
+
+
+def test_two_placements_come_out_as_observed() -> None:
+    model = mlp()
+    time = int(np.argmax(model.base))
+    slots = model.savings[time]
+    fast = Placement(frozenset(slots.operands), frozenset(slots.outputs))
+    seen = [Observation(time, Placement(), 60e-6), Observation(time, fast, 30e-6)]
+    bent = fit(model, seen)
+    assert bent.elapsed(time, Placement()) == pytest.approx(60e-6, rel=0.02)
+    assert bent.elapsed(time, fast) == pytest.approx(30e-6, rel=0.02)
+    one = Placement(frozenset(list(slots.operands)[:1]))
+    assert 30e-6 < bent.elapsed(time, one) <= 60e-6 * 1.02
+
+
+def test_instructions_without_observations_stay_analytic() -> None:
+    model = mlp()
+    time = int(np.argmax(model.base))
+    bent = fit(model, [Observation(time, Placement(), 60e-6)])
+    others = np.arange(len(model.base)) != time
+    np.testing.assert_array_equal(bent.base[others], model.base[others])
+    assert bent.source == "compiler" and 0 < bent.covered <= 1
+
+
+def test_what_does_not_react_to_placement_is_believed() -> None:
+    model = mlp()
+    time = int(np.argmax(model.base))
+    slots = model.savings[time]
+    fast = Placement(frozenset(slots.operands), frozenset(slots.outputs))
+    bent = fit(model, [Observation(time, p, 50e-6) for p in (Placement(), fast)])
+    assert bent.elapsed(time, fast) == pytest.approx(50e-6, rel=0.05)
