@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from compiler.hlo import Program, tables
+from compiler.hlo import tables
 from mallocgame.instance import Problem
 from mallocgame.mapping import Mapping
+from mallocgame.verify import Verified
 from solvers.command import Session
 from solvers.report import (
     Bar,
@@ -39,10 +40,7 @@ def render(result: "Result", session: Session) -> str:
     problem = result.problem
     program = problem.program
     axis = TimeAxis(label="logical time", names=[i.name for i in program.instructions])
-    layers = [Layer(name="ours", rectangles=_rectangles(problem, result.mapping))]
-    theirs = _compilers_rectangles(result, program)
-    if theirs is not None:
-        layers.insert(0, Layer(name="the compiler's own", rectangles=theirs))
+    layers = _layers(result)
     memory = SpaceTimeMap(
         title="Fast memory over time",
         axis=axis,
@@ -82,12 +80,11 @@ def _facts(result: "Result") -> list[Fact]:
                 name="verified speed-up", value=round(gain, 4), unit="×", emphasis=True
             )
         )
-        facts.append(
-            Fact(
-                name="compiler's own mapping, judged", value=verified.baseline, unit="s"
+        facts.append(Fact(name="compiler's own", value=verified.baseline, unit="s"))
+        if result.chosen is not None and result.chosen.verified.decisions:
+            facts.append(
+                Fact(name="decisions honoured", value=f"{verified.honoured:.1%}")
             )
-        )
-        facts.append(Fact(name="decisions honoured", value=f"{verified.honoured:.1%}"))
         facts.append(Fact(name="verified by", value=verified.by))
     else:
         facts.append(Fact(name="not verified", value="simulator only", emphasis=True))
@@ -106,7 +103,7 @@ def _result_components(result: "Result") -> list[Component]:
         rows.append(("bound", result.bound))
     found: list[Component] = [
         Table(
-            columns=["mapping", Column(name="simulated", unit="s")],
+            columns=["mapping", Column(name="time", unit="s")],
             rows=[[name, value] for name, value in rows],
             best=len(named),
         )
@@ -152,18 +149,32 @@ def _rectangles(problem: Problem, mapping: Mapping) -> list[Rectangle]:
     return found
 
 
-def _compilers_rectangles(result: "Result", program: Program) -> list[Rectangle] | None:
-    """The compiler's own allocations, from its tables, if it was asked."""
-    if result.default_verified is None:
-        return None
-    files = result.default_verified.compiled.tables
+def _layers(result: "Result") -> list[Layer]:
+    """The maps to be compared: the compiler's own, and what the search came to."""
+    problem, default, chosen = result.problem, result.default_verified, result.chosen
+    layers = []
+    if default is not None:
+        layers.append(_compilers_layer("the compiler's own", default, problem))
+    if chosen is not None and chosen.mapping is None:
+        name = f"handed over: {chosen.label}"
+        layers.append(_compilers_layer(name, chosen.verified, problem))
+    ours = (
+        "handed over" if result.hand_over == "mapping" else "searched, not handed over"
+    )
+    layers.append(Layer(name=ours, rectangles=_rectangles(problem, result.mapping)))
+    return [layer for layer in layers if layer.rectangles]
+
+
+def _compilers_layer(name: str, verified: Verified, problem: Problem) -> Layer:
+    """The compiler's allocations, from its own tables; no rectangles if it wrote none."""
+    files = verified.compiled.tables
     if not {"allocinfo", "bufferinfo"} <= files.keys():
-        return None
+        return Layer(name=name, rectangles=[])
     names = {
         row.buffer_id: row.name for row in tables.read_buffers(files["bufferinfo"])
     }
-    last = len(program.instructions)
-    return [
+    last = len(problem.program.instructions)
+    rectangles = [
         Rectangle(
             label=names.get(row.buffer_id, "cross-program prefetch"),
             start=max(row.start_time, 0),
@@ -176,6 +187,7 @@ def _compilers_rectangles(result: "Result", program: Program) -> list[Rectangle]
         for row in tables.read_allocations(files["allocinfo"])
         if row.end_time >= row.start_time and row.start_time < last
     ]
+    return Layer(name=name, rectangles=rectangles)
 
 
 def _copies(problem: Problem, mapping: Mapping, axis: TimeAxis) -> Lanes:
@@ -204,7 +216,7 @@ def _copies(problem: Problem, mapping: Mapping, axis: TimeAxis) -> Lanes:
                 )
             )
     return Lanes(
-        title="Copies under way",
+        title="Copies of the searched mapping",
         axis=axis,
         lanes=[
             Lane(name="slow to fast", intervals=reads),
@@ -230,7 +242,7 @@ def _costs(result: "Result") -> Bars:
             bars.append(Bar(label=instruction.name, values=[slow, ours]))
     return Bars(
         title="Time by instruction, waits apart",
-        series=["all in slow memory", "ours"],
+        series=["all in slow memory", "searched mapping"],
         bars=bars,
     )
 
