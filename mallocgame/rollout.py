@@ -91,6 +91,12 @@ def _copies(instance: Instance, state: State) -> Copies:
     copied = (state.action == COPY) & (state.copy_point >= 0)
     evicted = moves.is_fast(state.action) & (state.evict_point >= 0)
     crossing = accesses.cross_program
+    due = jnp.concatenate(
+        [jnp.where(crossing, accesses.first_use, accesses.time), state.evict_end]
+    )
+    from_last_run = jnp.concatenate([crossing, jnp.zeros_like(crossing)])
+    # The computation of instruction t is that of point t + 1.
+    within = instance.point_computation[due + 1]
     return Copies(
         point=jnp.concatenate(
             [
@@ -98,12 +104,11 @@ def _copies(instance: Instance, state: State) -> Copies:
                 state.evict_point,
             ]
         ),
-        due=jnp.concatenate(
-            [jnp.where(crossing, accesses.first_use, accesses.time), state.evict_end]
-        ),
+        due=due,
         seconds=jnp.concatenate(
             [jnp.where(copied, seconds, 0.0), jnp.where(evicted, seconds, 0.0)]
         ),
         is_write=jnp.repeat(jnp.array([False, True]), copied.shape[0]),
-        from_last_run=jnp.concatenate([crossing, jnp.zeros_like(crossing)]),
+        from_last_run=from_last_run,
+        outside=(within != jnp.tile(accesses.computation, 2)) & ~from_last_run,
     )

@@ -136,7 +136,8 @@ def copies(program: Program, target: Target) -> Copies:
                 max((use.time for use in program.buffers[buffer].uses), default=start)
                 + 1
             )
-        rows.append((start, copy.done_time, seconds, not to_fast, crossing))
+        # The compiled module has the waiting itself on its schedule, where it belongs.
+        rows.append((start, copy.done_time, seconds, not to_fast, crossing, False))
     return pack(rows)
 
 

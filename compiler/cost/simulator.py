@@ -29,6 +29,9 @@ class Copies(NamedTuple):
     from_last_run: Bool[
         Array, " K"
     ]  # Cross-program prefetch: `point` is in the run before.
+    outside: Bool[
+        Array, " K"
+    ]  # `due` begins a called computation: its caller waits, not each execution.
 
 
 class Timeline(NamedTuple):
@@ -41,6 +44,9 @@ class Timeline(NamedTuple):
     wait: Float[
         Array, " T"
     ]  # Seconds waited in front of each instruction, per execution.
+    late: Float[
+        Array, " T"
+    ]  # And behind it, for what the next called computation needs.
 
 
 class _Queues(NamedTuple):
@@ -52,16 +58,17 @@ class _Queues(NamedTuple):
 
 class _Events(NamedTuple):
     push: Float[Array, " 2"]
-    demand: Float[
+    before: Float[
         Array, " 2"
-    ]  # Served seconds that must be reached before the instruction.
+    ]  # Served seconds that must be reached before the instruction,
+    behind: Float[Array, " 2"]  # and behind it.
     idle: Float[Array, ""]
 
 
-def pack(rows: Sequence[tuple[int, int, float, bool, bool]]) -> Copies:
+def pack(rows: Sequence[tuple[int, int, float, bool, bool, bool]]) -> Copies:
     """Returns copies given row by row, fields in order, padded to a multiple of 256."""
     size = -(-max(len(rows), 1) // 256) * 256
-    padded = [*rows, *[(0, 0, 0.0, False, False)] * (size - len(rows))]
+    padded = [*rows, *[(0, 0, 0.0, False, False, False)] * (size - len(rows))]
     columns = list(zip(*padded, strict=True))
     return Copies(
         point=jnp.asarray(columns[0], jnp.int32),
@@ -69,6 +76,7 @@ def pack(rows: Sequence[tuple[int, int, float, bool, bool]]) -> Copies:
         seconds=jnp.asarray(columns[2], jnp.float32),
         is_write=jnp.asarray(columns[3], bool),
         from_last_run=jnp.asarray(columns[4], bool),
+        outside=jnp.asarray(columns[5], bool),
     )
 
 
@@ -89,18 +97,18 @@ def simulate(
     times = elapsed.shape[0]
     idle = jnp.maximum(elapsed - slow_busy, 0.0)
     runs = 2
-    push, demand = _events(copies, times, runs)
-    events = _Events(push, demand, jnp.tile(idle, runs))
+    push, before, behind = _events(copies, times, runs)
+    events = _Events(push, before, behind, jnp.tile(idle, runs))
     empty = _Queues(jnp.zeros(2), jnp.zeros(2))
-    _, wait = jax.lax.scan(_run, empty, events)
-    wait = wait.reshape(runs, times)
-    totals = jnp.sum(trip * (elapsed + wait), axis=1)
-    return Timeline(totals[1], totals[0], wait[1])
+    _, (wait, late) = jax.lax.scan(_run, empty, events)
+    wait, late = wait.reshape(runs, times), late.reshape(runs, times)
+    totals = jnp.sum(trip * (elapsed + wait + late), axis=1)
+    return Timeline(totals[1], totals[0], wait[1], late[1])
 
 
 def _events(
     copies: Copies, times: int, runs: int
-) -> tuple[Float[Array, "R 2"], Float[Array, "R 2"]]:
+) -> tuple[Float[Array, "R 2"], Float[Array, "R 2"], Float[Array, "R 2"]]:
     """Lays the copies out over consecutive runs: seconds pushed and demanded per instruction."""
     length = runs * times
     # Prefetches for the run behind the last still take bandwidth in the last.
@@ -108,17 +116,22 @@ def _events(
     everything = jax.tree.map(lambda *columns: jnp.concatenate(columns), *spread)
     # Queue order: by start, then by due time, then as listed.
     order = jnp.lexsort((everything.due, everything.point))
-    point, due, seconds, is_write, _ = jax.tree.map(
+    point, due, seconds, is_write, _, outside = jax.tree.map(
         lambda column: column[order], everything
     )
-    push, demand = [], []
+    push, before, behind = [], [], []
+    nothing = jnp.zeros(length)
     for lane in range(2):
         mine = jnp.where(is_write == (lane == 1), seconds, 0.0)
         # In a first-come-first-served queue a copy is done when all up to it are.
         done = jnp.where(mine > 0, jnp.cumsum(mine), 0.0)
-        push.append(jnp.zeros(length).at[point].add(mine, mode="drop"))
-        demand.append(jnp.zeros(length).at[due].max(done, mode="drop"))
-    return jnp.stack(push, axis=1), jnp.stack(demand, axis=1)
+        push.append(nothing.at[point].add(mine, mode="drop"))
+        inside = jnp.where(outside, length, due)
+        before.append(nothing.at[inside].max(done, mode="drop"))
+        called = outside & (due < length)
+        around = jnp.where(called, jnp.maximum(due - 1, 0), length)
+        behind.append(nothing.at[around].max(done, mode="drop"))
+    return jnp.stack(push, 1), jnp.stack(before, 1), jnp.stack(behind, 1)
 
 
 def _in_run(copies: Copies, run: int, times: int, length: int) -> Copies:
@@ -133,19 +146,30 @@ def _in_run(copies: Copies, run: int, times: int, length: int) -> Copies:
     )
 
 
-def _run(queues: _Queues, events: _Events) -> tuple[_Queues, Float[Array, ""]]:
+def _run(
+    queues: _Queues, events: _Events
+) -> tuple[_Queues, tuple[Float[Array, ""], Float[Array, ""]]]:
     """One instruction: wait for its copies, start new ones, serve while it leaves room."""
-    served, waited = queues.served, jnp.float32(0.0)
-    for lane in range(2):
-        need = jnp.maximum(events.demand[lane] - served[lane], 0.0)
-        # A copy that is due where it starts is served before it is pushed.
-        pending = jnp.maximum(queues.pushed[1 - lane] - served[1 - lane], 0.0)
-        other = jnp.minimum(need, pending)
-        waited += need + other
-        served = served.at[lane].add(need).at[1 - lane].add(other)
+    served, waited = _wait(queues.pushed, queues.served, events.before)
     pushed = queues.pushed + events.push
     pending = pushed - served
     both = jnp.minimum(jnp.min(pending), events.idle / 2)
     left = events.idle - 2 * both
     served = served + both + jnp.clip(pending - both, 0.0, left)
-    return _Queues(pushed, served), waited
+    served, late = _wait(pushed, served, events.behind)
+    return _Queues(pushed, served), (waited, late)
+
+
+def _wait(
+    pushed: Float[Array, " 2"], served: Float[Array, " 2"], demand: Float[Array, " 2"]
+) -> tuple[Float[Array, " 2"], Float[Array, ""]]:
+    """Serves the queues until the demand is met; returns what is served then, and seconds."""
+    waited = jnp.float32(0.0)
+    for lane in range(2):
+        need = jnp.maximum(demand[lane] - served[lane], 0.0)
+        # A copy that is due where it starts is served before it is pushed.
+        pending = jnp.maximum(pushed[1 - lane] - served[1 - lane], 0.0)
+        other = jnp.minimum(need, pending)
+        waited += need + other
+        served = served.at[lane].add(need).at[1 - lane].add(other)
+    return served, waited

@@ -360,11 +360,12 @@ def _copies(problem: Problem, answer: mapping.Mapping) -> Copies:
             if access.cross_program:
                 start = int(columns["last_use"][access.number]) + 1
                 due = int(columns["first_use"][access.number])
-            rows.append((start, due, seconds, False, access.cross_program))
+            outside = access.is_region and not access.cross_program
+            rows.append((start, due, seconds, False, access.cross_program, outside))
         if decision.evict_point is not None and decision.evict_due is not None:
-            rows.append(
-                (decision.evict_point, decision.evict_due, seconds, True, False)
-            )
+            point, due = decision.evict_point, decision.evict_due
+            inner = problem.program.instructions[due].region != access.region
+            rows.append((point, due, seconds, True, False, inner))
     return pack(rows)
 
 

@@ -22,6 +22,7 @@ class Copy(NamedTuple):
     seconds: float
     is_write: bool = False
     from_last_run: bool = False
+    outside: bool = False
 
 
 def _run(
@@ -32,7 +33,7 @@ def _run(
     trip: list[float] | None = None,
 ) -> Timeline:
     padded = copies + [Copy(0, 0, 0.0)] * (_SLOTS - len(copies))
-    point, due, seconds, is_write, from_last_run = zip(*padded, strict=True)
+    point, due, seconds, is_write, from_last_run, outside = zip(*padded, strict=True)
     return _simulate(
         jnp.array(elapsed, jnp.float32),
         jnp.array(busy or [0.0] * len(elapsed), jnp.float32),
@@ -43,6 +44,7 @@ def _run(
             jnp.array(seconds, jnp.float32),
             jnp.array(is_write),
             jnp.array(from_last_run),
+            jnp.array(outside),
         ),
     )
 
@@ -63,6 +65,16 @@ def test_instructions_count_as_often_as_they_run() -> None:
 @pytest.mark.parametrize("size", [8_388_608, 6_291_456])
 def test_a_copy_that_nothing_hides_is_waited_for(size: int) -> None:
     assert float(_run([0, 0], [Copy(0, 1, size)]).total) == size
+
+
+def test_a_loop_waits_once_for_what_it_is_called_with() -> None:
+    # 100 s of copying behind 30 s of hiding, in front of a body that runs seven times.
+    elapsed, trip = [30, 0, 5, 0], [1.0, 1.0, 7.0, 1.0]
+    once = _run(elapsed, [Copy(0, 2, 100, outside=True)], trip=trip)
+    assert float(once.total) == 30 + 70 + 35
+    assert float(once.late[1]) == 70
+    each = _run(elapsed, [Copy(0, 2, 100)], trip=trip)
+    assert float(each.total) == 30 + 7 * 70 + 35
 
 
 def test_an_instruction_bound_by_memory_hides_nothing() -> None:
