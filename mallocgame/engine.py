@@ -68,20 +68,19 @@ def seeds(problem: Problem) -> dict[str, Plan]:
 def evaluate(
     problem: Problem, plans: dict[str, Plan], settings: Settings
 ) -> dict[str, Found]:
-    """Plays the given plans in one batch and returns what each comes to."""
-    lanes = max(settings.lanes, len(plans))
-    names = list(plans) + [next(iter(plans))] * (lanes - len(plans))
-    batch = _stack([plans[name] for name in names])
-    outcomes = _play(problem.instance, batch)
-    return {
-        name: Found(
-            plans[name],
-            _row(outcomes.state, k),
-            float(outcomes.timeline.total[k]),
-            name,
-        )
-        for k, name in enumerate(plans)
-    }
+    """Plays the given plans, as many at a time as there are lanes, and returns what each comes to."""
+    names = list(plans)
+    found = {}
+    for first in range(0, len(names), settings.lanes):
+        some = names[first : first + settings.lanes]
+        # A full batch, so that nothing is compiled anew.
+        padded = some + some[:1] * (settings.lanes - len(some))
+        outcomes = _play(problem.instance, _stack([plans[name] for name in padded]))
+        for k, name in enumerate(some):
+            seconds = float(outcomes.timeline.total[k])
+            state = _row(outcomes.state, k)
+            found[name] = Found(plans[name], state, seconds, name)
+    return found
 
 
 def search(

@@ -17,11 +17,13 @@ import numpy as np
 
 from compiler.backends import CompilerError
 from compiler.backends import overrides as msa
+from compiler.backends.honour import read_placement
 from compiler.cost.instruction import instruction_costs
 from compiler.cost.judge import Verdict, judge
 from compiler.cost.model import CostModel, Observation, analytic, fit
 from compiler.targets import Target
 from mallocgame import (
+    adopt,
     engine,
     inputs,
     instance,
@@ -262,7 +264,8 @@ class _Loop:
             lanes=self._flags.lanes,
             num_simulations=self._flags.simulations,
         )
-        plans = engine.seeds(problem)
+        problem = self._problem()
+        plans = self._seeds(problem)
         if resumed:
             plans |= self._load(problem)
         with self._session.progress("searching") as bar:
@@ -278,7 +281,7 @@ class _Loop:
                 ):
                     break
                 problem = self._problem()
-                plans = {**engine.seeds(problem), "found": found.plan}
+                plans = {**self._seeds(problem), "found": found.plan}
                 plans |= {f"compiled {k}": c for k, c in enumerate(self._plans[-2:])}
                 start = engine.evaluate(problem, plans, settings)
                 varied = dataclasses.replace(
@@ -327,17 +330,37 @@ class _Loop:
                 self._given.program, verified.program, self._target
             )
 
+    def _own(self) -> dict[str, Verified]:
+        """What the compiler made by itself, by label."""
+        own = {} if self._default is None else {"compiler's own": self._default}
+        return own | {
+            c.label: c.verified for c in self._candidates if c.mapping is None
+        }
+
+    def _seeds(self, problem: Problem) -> dict[str, engine.Plan]:
+        """The plans that a search starts from: ours, and what the compiler itself came to."""
+        return engine.seeds(problem) | {
+            label: adopt.plan(problem, read_placement(verified.compiled))
+            for label, verified in self._own().items()
+        }
+
     def _costs(self) -> CostModel:
         return fit(self._base, self._observations) if self._observations else self._base
 
     def _problem(self) -> Problem:
         program = self._given.program
         capacity = self._flags.fast_bytes or self._target.capacity
+        crossing = [
+            adopt.cross_program(program, read_placement(verified.compiled))
+            for verified in self._own().values()
+        ]
+        candidates = priority.cross_program_candidates(program, capacity)
         return instance.build(
             program,
             self._costs(),
             capacity=capacity,
-            cross_program=priority.cross_program_candidates(program, capacity),
+            cross_program=candidates.union(*crossing),
+            max_cross_program=max(map(len, [candidates, *crossing])),
             not_copied=self._refused,
         )
 

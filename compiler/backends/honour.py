@@ -34,6 +34,7 @@ class Placement:
     Attributes:
         spans: by value name as in the table `bufferinfo`; adjacent allocations (slices, in-place updates) are joined.
         crossing: values that were prefetched across programs; the table leaves them out.
+        order: place of each value in the order in which the compiler treated them.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class Placement:
         self.spans: dict[str, list[Span]] = {}
         self._defined: dict[str, int] = {}
         self._uses: dict[str, list[tuple[int, str]]] = defaultdict(list)
-        for buffer in buffers:
+        self.order: dict[str, int] = {}
+        for place, buffer in enumerate(buffers):
+            self.order[buffer.name] = place
             self.spans[buffer.name] = _joined(raw[buffer.buffer_id])
             self._defined[buffer.name] = buffer.definition_time
             for time, use in zip(buffer.use_times, buffer.use_names, strict=True):
@@ -58,23 +61,35 @@ class Placement:
     def outcome(self, override: Override) -> Outcome:
         """Returns what became of a decision."""
         where, action = override
+        if isinstance(where, PositionAt) and where.instruction in self.crossing:
+            return Outcome(override, False, "prefetched across programs")
+        found = self._find(where)
+        if found is None:
+            # A use that is not the compiler's to place reads slow memory, as asked.
+            kept = isinstance(where, UseAt) and isinstance(action, Keep)
+            kind = "use" if isinstance(where, UseAt) else "value"
+            return Outcome(override, kept, f"not a {kind} that the compiler places")
+        name, time = found
+        return _judge(override, self.spans[name], time)
+
+    def span(self, where: UseAt | PositionAt) -> Span | None:
+        """Returns the stay in fast memory that serves a use or holds a new value, or None."""
+        found = self._find(where)
+        if found is None:
+            return None
+        name, time = found
+        return next((s for s in self.spans[name] if s.start <= time <= s.end), None)
+
+    def _find(self, where: UseAt | PositionAt) -> tuple[str, int] | None:
+        """Returns the value's name and the time of its use or definition."""
         if isinstance(where, PositionAt):
-            if where.instruction in self.crossing:
-                return Outcome(override, False, "prefetched across programs")
             name = where.instruction + _braces(where.tuple_index)
-            if name not in self.spans:
-                return Outcome(override, False, "not a value that the compiler places")
-            return _judge(override, self.spans[name], self._defined[name])
+            return (name, self._defined[name]) if name in self.spans else None
         key = f"{where.instruction}, operand {where.operand}"
         found = self._uses.get(
             f"{key} {_braces(where.tuple_index, empty=True)}"
         ) or self._uses.get(key)
-        if not found:
-            return Outcome(
-                override, isinstance(action, Keep), "not a use that the compiler places"
-            )
-        time, name = found[0]
-        return _judge(override, self.spans[name], time)
+        return (found[0][1], found[0][0]) if found else None
 
 
 def read_placement(compiled: Compiled) -> Placement:
