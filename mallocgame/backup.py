@@ -60,6 +60,8 @@ def _undo(instance: Instance, state: State, access: Int[Array, ""]) -> State:
         action=jnp.where(inside, DROP, state.action).astype(state.action.dtype),
         copy_point=jnp.where(inside, -1, state.copy_point),
         evict_point=jnp.where(inside, -1, state.evict_point),
+        copy_late=state.copy_late & ~inside,
+        evict_late=state.evict_late & ~inside,
         stale_since=jnp.where(inside, -1, state.stale_since),
         slow_point=jnp.where(inside, accesses.end + 1, state.slow_point),
         heap=heap._replace(
@@ -72,14 +74,14 @@ def _undo(instance: Instance, state: State, access: Int[Array, ""]) -> State:
             before,
             jnp.where(accesses.cross_program[access], -1, state.copy_point[access]),
             accesses.time[access],
-            accesses.copy_ticks[access],
+            jnp.where(state.copy_late[access], 0, accesses.copy_ticks[access]),
         ),
         writes=queue.remove(
             state.writes,
             before,
             state.evict_point[access],
             state.evict_end[access],
-            accesses.copy_ticks[access],
+            jnp.where(state.evict_late[access], 0, accesses.copy_ticks[access]),
         ),
         saved=state.saved.at[accesses.time].add(-jnp.where(fast, accesses.saving, 0.0)),
         num_cross_program=state.num_cross_program

@@ -74,7 +74,7 @@ def mutate(instance: Instance, key: PRNGKeyArray, plan: Plan) -> Plan:
     logits = jnp.log(jnp.sqrt(stake) + 1e-12)
 
     def change(k: Int[Array, ""], plan: Plan) -> Plan:
-        keys = jax.random.split(jax.random.fold_in(loop_key, k), 5)
+        keys = jax.random.split(jax.random.fold_in(loop_key, k), 6)
         chosen = jax.random.categorical(keys[0], logits)
         one = jnp.arange(logits.shape[0]) == chosen
         whole = accesses.buffer == accesses.buffer[chosen]
@@ -82,7 +82,12 @@ def mutate(instance: Instance, key: PRNGKeyArray, plan: Plan) -> Plan:
         total = instance.num_accesses.astype(jnp.float32)
         rank = jax.random.uniform(keys[2], (), minval=-1.0, maxval=total)
         factor = jnp.exp(jax.random.normal(keys[3]))
-        eagerness = jnp.clip(plan.eagerness * factor, MIN_EAGERNESS, MAX_EAGERNESS)
+        eagerness = jnp.clip(
+            jnp.abs(plan.eagerness) * factor, MIN_EAGERNESS, MAX_EAGERNESS
+        )
+        # Whether copies may be late changes now and then.
+        turns = jnp.where(jax.random.bernoulli(keys[5], 0.3), -1.0, 1.0)
+        eagerness *= turns * jnp.sign(plan.eagerness)
         options = jnp.array([UNDECIDED, DROP, COPY, NO_COPY], jnp.int8)
         weights = jnp.array([0.4, 0.4, 0.15, 0.05])
         advice = options[jax.random.categorical(keys[4], jnp.log(weights))]

@@ -30,7 +30,7 @@ def init(instance: Instance) -> State:
     times = instance.trip.shape[0]
     nothing = jnp.zeros(n, jnp.int32)
     none = jnp.full(n, -1, jnp.int32)
-    zero = jnp.int32(0)
+    zero, no = jnp.int32(0), jnp.bool_(False)
     state = State(
         cursor=zero,
         action=jnp.full(n, UNDECIDED, jnp.int8),
@@ -41,6 +41,8 @@ def init(instance: Instance) -> State:
         copy_point=none,
         evict_point=none,
         evict_end=nothing,
+        copy_late=jnp.zeros(n, bool),
+        evict_late=jnp.zeros(n, bool),
         stale_since=none,
         slow_point=nothing,
         banned=jnp.zeros(n, bool),
@@ -50,7 +52,7 @@ def init(instance: Instance) -> State:
         saved=jnp.zeros(times, jnp.float32),
         num_cross_program=zero,
         num_backups=zero,
-        outcome=Outcome(zero, jnp.bool_(False), jnp.bool_(False), zero, zero, zero),
+        outcome=Outcome(zero, no, no, zero, no, zero, no),
         legal_action_mask=jnp.ones(NUM_ACTIONS, bool),
         reward=jnp.float32(0.0),
         terminated=instance.num_accesses == 0,
@@ -152,12 +154,24 @@ def _decide(instance: Instance, state: State, action: Int[Array, ""]) -> State:
         copy_point=put(state.copy_point, point),
         evict_point=jnp.where(behind, evict_point, state.evict_point),
         evict_end=jnp.where(behind, result.evict_end, state.evict_end),
+        copy_late=put(state.copy_late, (prefetch >= 0) & result.copy_late),
+        evict_late=jnp.where(behind, result.evict_late, state.evict_late),
         stale_since=put(state.stale_since, stale),
         slow_point=put(state.slow_point, slow_point),
         heap=room,
-        reads=queue.add(state.reads, before, prefetch, result.copy_due, row.copy_ticks),
+        reads=queue.add(
+            state.reads,
+            before,
+            prefetch,
+            row.time,
+            jnp.where(result.copy_late, 0, row.copy_ticks),
+        ),
         writes=queue.add(
-            state.writes, before, evict_point, result.evict_end, row.copy_ticks
+            state.writes,
+            before,
+            evict_point,
+            result.evict_end,
+            jnp.where(result.evict_late, 0, row.copy_ticks),
         ),
         saved=state.saved
         + jnp.where(

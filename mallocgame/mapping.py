@@ -26,7 +26,9 @@ class Decision:
         offset: where, if in fast memory.
         copy_point: a prefetch starts after instruction `copy_point - 1`; due before the access.
         evict_point: a write-back starts after instruction `evict_point - 1`.
-        evict_due: it is done before this instruction.
+        evict_due: it is done before this instruction, or behind the program's last.
+        copy_late: no instructions hide all of the prefetch; the access waits for it.
+        evict_late: likewise of the write-back.
     """
 
     access: int
@@ -38,6 +40,8 @@ class Decision:
     copy_point: int | None = None
     evict_point: int | None = None
     evict_due: int | None = None
+    copy_late: bool = False
+    evict_late: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,8 @@ def from_state(problem: Problem, state: State) -> Mapping:
             "copy_point",
             "evict_point",
             "evict_end",
+            "copy_late",
+            "evict_late",
         )
     }
     alignment = problem.costs.target.alignment
@@ -98,6 +104,8 @@ def from_state(problem: Problem, state: State) -> Mapping:
                 copy_point=int(columns["copy_point"][i]) if action == COPY else None,
                 evict_point=int(columns["evict_point"][i]) if evicted else None,
                 evict_due=int(columns["evict_end"][i]) if evicted else None,
+                copy_late=action == COPY and bool(columns["copy_late"][i]),
+                evict_late=bool(evicted and columns["evict_late"][i]),
             )
         )
     return Mapping(decisions=tuple(decisions))

@@ -66,13 +66,13 @@ def outcome(instance: Instance, state: State) -> tuple[Outcome, Bool[Array, " A"
     resides = _overlap(instance, instance.accesses.end[now.previous] + 1, row.time, row)
     extends = now.in_fast & (free >= row.end) & (resides < instance.max_residency_ticks)
 
-    evict_end = _evict(instance, state, now, free)
+    evict_end, evict_late = _evict(instance, state, now, free)
     good_from = jnp.where(now.stale, evict_end, now.slow_point)
     written_back = ~now.stale | (evict_end > 0)
 
     fresh = ~row.needs_value & ~now.in_fast & allowed
     wants_copy = row.needs_value & allowed & row.copyable & written_back & ~now.enclosed
-    point, place = _place(instance, state, now, fresh, wants_copy, good_from)
+    point, place, late = _place(instance, state, now, fresh, wants_copy, good_from)
     mask = jnp.stack(
         [
             now.enclosed
@@ -92,8 +92,9 @@ def outcome(instance: Instance, state: State) -> tuple[Outcome, Bool[Array, " A"
         extends=extends,
         enclosed=now.enclosed,
         copy_point=point,
-        copy_due=row.time,
+        copy_late=late,
         evict_end=jnp.where(now.stale & ~now.enclosed, evict_end, 0),
+        evict_late=evict_late,
     )
     return result, mask
 
@@ -107,35 +108,38 @@ def _overlap(
 
 def _evict(
     instance: Instance, state: State, now: Turn, free: Int[Array, ""]
-) -> Int[Array, ""]:
-    """Returns before which instruction a write-back could be done, or 0 if none fits.
+) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+    """Finds a write-back: returns (instruction before which it is done, or 0; whether late).
 
     It starts right behind the last write. Preferred end: as far behind the start as a prefetch
     likes to start in front of its use; else as late as the place stays free; never behind the
-    access that needs it.
+    access that needs it, save that a result of the program may come after its last instruction.
+    If nothing hides it, it is late: whoever needs it waits, as in XLA.
     """
     row = now.row
     points = jnp.arange(instance.before_ticks.shape[0])
     point = jnp.maximum(state.stale_since[now.previous], 0)
     possible = (points > point) & (points > state.until[now.previous])
-    possible &= (points <= row.time) & (points <= free + 1)
+    last = row.time + (row.must_drop & (row.computation == 0))
+    possible &= (points <= last) & (points <= free + 1)
     # It ends in the computation that it starts in, not in a loop that comes between.
     possible &= instance.point_computation == row.computation
-    far = _overlap_all(instance, point, row) >= row.eagerness * row.copy_ticks
+    eager = jnp.abs(row.eagerness) * row.copy_ticks
+    far = _overlap_all(instance, point, row) >= eager
     latest = jnp.max(jnp.where(possible, points, 0))
     preferred = jnp.where(jnp.any(possible & far), jnp.argmax(possible & far), latest)
     ends = jnp.stack([preferred, latest])
-    fits = jax.vmap(
-        lambda end: queue.feasible(
-            state.writes,
-            instance.before_ticks,
-            end,
-            row.copy_ticks,
-            instance.max_outstanding,
-        )[point]
+    before, writes = instance.before_ticks, state.writes
+    in_time, in_number = jax.vmap(
+        lambda end: (
+            queue.in_time(writes, before, end, row.copy_ticks)[point],
+            queue.in_number(writes, end, instance.max_outstanding)[point],
+        )
     )(ends)
-    fits &= ends > 0
-    return jnp.where(fits[0], preferred, jnp.where(fits[1], latest, 0))
+    in_number &= ends > 0
+    hidden = in_time & in_number
+    end = jnp.where(hidden[0], preferred, jnp.where(in_number[1], latest, 0))
+    return end, ~jnp.any(hidden)
 
 
 def _overlap_all(
@@ -152,8 +156,8 @@ def _place(
     fresh: Bool[Array, ""],
     wants_copy: Bool[Array, ""],
     good_from: Int[Array, ""],
-) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    """Finds a place for a new stay: returns (start point of the copy, offset or -1).
+) -> tuple[Int[Array, ""], Int[Array, ""], Bool[Array, ""]]:
+    """Finds a place for a new stay: returns (start point of the copy, offset or -1, late).
 
     For a copy the start points are taken in the picker's order: the preferred one, then by turns
     one later and one earlier. The place that stays free over the longest run of later uses is
@@ -161,10 +165,12 @@ def _place(
     has none, the earliest later one that has room is found by bisection.
     """
     row, accesses = now.row, instance.accesses
-    candidates = _candidates(instance, state, now, good_from) & wants_copy
+    candidates, hidden = _candidates(instance, state, now, good_from)
+    candidates &= wants_copy
     points = jnp.arange(candidates.shape[0])
     miss = jnp.abs(
-        _overlap(instance, points, row.time, row) - row.eagerness * row.copy_ticks
+        _overlap(instance, points, row.time, row)
+        - jnp.abs(row.eagerness) * row.copy_ticks
     )
     preferred = jnp.argmin(jnp.where(candidates, miss, jnp.inf)).astype(jnp.int32)
     first = jnp.where(fresh, row.time, jnp.where(jnp.any(candidates), preferred, -1))
@@ -213,7 +219,8 @@ def _place(
         halve,
         search,
     )
-    return search.point, search.offset
+    late = wants_copy & ~hidden[jnp.maximum(search.point, 0)]
+    return search.point, search.offset, late
 
 
 class _Bisection(NamedTuple):
@@ -226,8 +233,12 @@ class _Bisection(NamedTuple):
 
 def _candidates(
     instance: Instance, state: State, now: Turn, good_from: Int[Array, ""]
-) -> Bool[Array, " P"]:
-    """Start points at which the picker, the copy queue and the capacity allow a prefetch."""
+) -> tuple[Bool[Array, " P"], Bool[Array, " P"]]:
+    """Start points at which the picker, the copy queue and the capacity allow a prefetch.
+
+    Returns:
+        Those, and at which the copy is done in time (all of them, unless it may be late).
+    """
     row = now.row
     points = jnp.arange(instance.before_ticks.shape[0])
     overlap = _overlap(instance, points, row.time, row)
@@ -238,20 +249,17 @@ def _candidates(
     full = (state.heap.usage + row.size > instance.capacity) & (times <= row.end)
     room_from = jnp.max(jnp.where(full, times, -1)) + 1
     crossing = state.num_cross_program < instance.max_cross_program
-    return (
+    in_time = queue.in_time(state.reads, instance.before_ticks, row.time, copying)
+    hidden = row.cross_program | (long_enough & in_time)
+    found = (
         (points >= jnp.maximum(good_from, jnp.maximum(row.earliest, room_from)))
         & (points <= row.time)
         & (instance.point_computation == row.computation)
         & jnp.where(
             row.cross_program,
             (points == 0) & crossing,
-            long_enough & (overlap <= instance.max_residency_ticks),
+            overlap <= instance.max_residency_ticks,
         )
-        & queue.feasible(
-            state.reads,
-            instance.before_ticks,
-            row.time,
-            copying,
-            instance.max_outstanding,
-        )
+        & queue.in_number(state.reads, row.time, instance.max_outstanding)
     )
+    return found & (hidden | (row.eagerness < 0)), hidden

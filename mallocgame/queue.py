@@ -18,18 +18,22 @@ def empty(before: Int[Array, " P"]) -> Queue:
     return Queue(none, none.slack, nothing, nothing)
 
 
-def feasible(
+def in_time(
     queue: Queue,
     before: Int[Array, " P"],
     end: Int[Array, ""],
     demand: Int[Array, ""],
-    limit: Int[Array, ""],
 ) -> Bool[Array, " P"]:
-    """Tells for every start point whether a copy due before `end` fits, in time and in number."""
-    in_flight = queue.started[end] - jnp.concatenate(
-        [jnp.zeros(1, jnp.int32), queue.ended[:-1]]
-    )
-    return resource.feasible(queue.resource, before, end, demand) & (in_flight < limit)
+    """Tells for every start point whether a copy due before `end` is done by then, as are all."""
+    return resource.feasible(queue.resource, before, end, demand)
+
+
+def in_number(
+    queue: Queue, end: Int[Array, ""], limit: Int[Array, ""]
+) -> Bool[Array, " P"]:
+    """Tells for every start point whether so many copies may be in flight until `end`."""
+    ended = jnp.concatenate([jnp.zeros(1, jnp.int32), queue.ended[:-1]])
+    return queue.started[end] - ended < limit
 
 
 def add(
@@ -39,22 +43,27 @@ def add(
     end: Int[Array, ""],
     demand: Int[Array, ""],
 ) -> Queue:
-    """Adds a copy; a negative point changes nothing."""
+    """Adds a copy; a negative point changes nothing.
+
+    One without demand is counted and not served: a late copy, which others need not wait for.
+    """
     points = jnp.arange(before.shape[0])
-    real = point >= 0
+    real, late = point >= 0, demand == 0
     at = jnp.maximum(point, 0)
     added = resource.add(queue.resource, before, at, end, demand)
     # The copy's deadline less the demands in front of it that start at the same point.
     mine = before[end] - (added.demand[at] - jnp.where(at > 0, added.demand[at - 1], 0))
-    after = Queue(
-        resource=added,
-        deadline=jnp.where(
-            points == at, jnp.minimum(queue.deadline, mine), queue.deadline
+    served = real & ~late
+    return Queue(
+        resource=jax.tree.map(
+            lambda new, old: jnp.where(served, new, old), added, queue.resource
         ),
-        started=queue.started + (points >= at),
-        ended=queue.ended + (points >= end),
+        deadline=jnp.where(
+            served & (points == at), jnp.minimum(queue.deadline, mine), queue.deadline
+        ),
+        started=queue.started + (real & (points >= at)),
+        ended=queue.ended + (real & (points >= end)),
     )
-    return jax.tree.map(lambda new, old: jnp.where(real, new, old), after, queue)
 
 
 def remove(

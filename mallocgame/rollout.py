@@ -21,9 +21,7 @@ class Plan(NamedTuple):
     """What a search over whole mappings varies."""
 
     rank: Float[Array, " N"]  # Accesses are played by ascending rank, then by number.
-    eagerness: Float[
-        Array, " N"
-    ]  # Preferred prefetch overlap, in multiples of the copy's time.
+    eagerness: Float[Array, " N"]  # As in `types.Accesses`.
     advice: Int[
         Array, " N"
     ]  # Action to take where it is legal; UNDECIDED: the cascade's.
@@ -95,8 +93,8 @@ def _copies(instance: Instance, state: State) -> Copies:
         [jnp.where(crossing, accesses.first_use, accesses.time), state.evict_end]
     )
     from_last_run = jnp.concatenate([crossing, jnp.zeros_like(crossing)])
-    # The computation of instruction t is that of point t + 1.
-    within = instance.point_computation[due + 1]
+    # The computation of instruction t is that of point t + 1; behind the last there is none.
+    within = instance.point_computation.at[due + 1].get(mode="fill", fill_value=-1)
     return Copies(
         point=jnp.concatenate(
             [

@@ -66,7 +66,8 @@ class Accesses(NamedTuple):
     ]  # Last access of the chain that NO_COPY could reach from here.
     eagerness: Float[
         Array, " N"
-    ]  # Preferred prefetch overlap, in multiples of the copy's time.
+    ]  # Preferred prefetch overlap, in multiples of the copy's time; negative: the copy
+    # may also be late, so that the access waits for it.
     first_use: Int[Array, " N"]  # Of a cross-program region: first access inside it.
     last_use: Int[Array, " N"]  # And the end of the last.
 
@@ -130,10 +131,11 @@ class Outcome(NamedTuple):
     extends: Bool[Array, ""]  # NO_COPY continues the residency of the previous access.
     enclosed: Bool[Array, ""]  # A fast region access holds the buffer already.
     copy_point: Int[Array, ""]
-    copy_due: Int[Array, ""]
+    copy_late: Bool[Array, ""]  # Nothing hides all of it: the access waits.
     evict_end: Int[
         Array, ""
     ]  # Write-back that COPY and DROP need first is due here; 0: none.
+    evict_late: Bool[Array, ""]
 
 
 class State(NamedTuple):
@@ -150,6 +152,10 @@ class State(NamedTuple):
         Array, " N"
     ]  # Start point of the write-back behind this access, or -1.
     evict_end: Int[Array, " N"]
+    copy_late: Bool[
+        Array, " N"
+    ]  # The prefetch is waited for, whatever hides part of it.
+    evict_late: Bool[Array, " N"]
     stale_since: Int[Array, " N"]  # Point of the last write; -1: the slow copy is good.
     slow_point: Int[Array, " N"]  # Point from which the slow copy is good, if it is.
     banned: Bool[Array, " N"]

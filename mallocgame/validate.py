@@ -138,12 +138,13 @@ class _Where:
 
 @dataclasses.dataclass(frozen=True)
 class _Transfer:
-    """One asynchronous copy, from point `start` to point `due`."""
+    """One asynchronous copy, from point `start` to point `due`, which waits if it may be late."""
 
     access: int
     start: int
     due: int
     seconds: float
+    late: bool
 
 
 class _Judge:
@@ -199,6 +200,10 @@ class _Judge:
             return f"{decision.action} with {extra[0]}"
         if decision.enclosed and decision.action != "NoCopy":
             return f"{decision.action} inside a fast region access"
+        if decision.copy_late and decision.copy_point is None:
+            return f"{decision.action} with copy_late"
+        if decision.evict_late and decision.evict_due is None:
+            return f"{decision.action} with evict_late"
         if any(getattr(decision, name) < 0 for name in given):
             return "a negative time or offset"
         return None
@@ -349,7 +354,8 @@ class _Judge:
         point, due = decision.evict_point, decision.evict_due
         written = self._written(access, decision, before)
         yield from self._inside(access, point, "write-back starts")
-        yield from self._inside(access, due, "write-back ends")
+        if access.region != 0 or due != len(self._program.instructions):
+            yield from self._inside(access, due, "write-back ends")
         if written is None or point < written:
             why = f"write-back starts at point {point}, before the value is written"
             yield self._violation(Reason.BAD_WRITE_BACK, access, why)
@@ -460,17 +466,22 @@ class _Judge:
             seconds = size / self._problem.costs.target.slow_bandwidth
             if decision.copy_point is not None and not access.cross_program:
                 point = decision.copy_point
-                reads.append(_Transfer(access.number, point, access.time, seconds))
+                due, late = access.time, decision.copy_late
+                reads.append(_Transfer(access.number, point, due, seconds, late))
             if decision.evict_point is not None:
                 point, due = decision.evict_point, _given(decision.evict_due)
-                writes.append(_Transfer(access.number, point, due, seconds))
+                late = decision.evict_late
+                writes.append(_Transfer(access.number, point, due, seconds, late))
         yield from self._served(reads, Reason.LATE_READ, "prefetch")
         yield from self._served(writes, Reason.LATE_WRITE, "write-back")
 
     def _served(
         self, transfers: list[_Transfer], reason: Reason, what: str
     ) -> Iterator[Violation]:
-        """Serves the copies of one direction instruction by instruction."""
+        """Serves the copies of one direction instruction by instruction.
+
+        The late ones count, but are served when they are waited for, not from the queue.
+        """
         elapsed = self._problem.costs.all_slow
         nest = np.array([i.while_nest for i in self._program.instructions])
         tick = float((elapsed * _ASSUMED_TRIPS**nest).sum()) / _TICKS
@@ -483,10 +494,13 @@ class _Judge:
         flying: list[_Transfer] = []
         for time in range(len(self._program.instructions) + 1):
             while coming and coming[0].start <= time:
-                queue.append(coming[0])
+                if not coming[0].late:
+                    queue.append(coming[0])
                 flying.append(coming.popleft())
             for copy in flying:
-                if copy.due <= time and left[copy.access] > tolerance:
+                if copy.late or copy.due > time:
+                    continue
+                if left[copy.access] > tolerance:
                     why = f"{what} from point {copy.start} is not done at {copy.due}"
                     yield self._violation(reason, self._accesses[copy.access], why)
             flying = [copy for copy in flying if copy.due > time]

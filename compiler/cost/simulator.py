@@ -31,7 +31,8 @@ class Copies(NamedTuple):
     ]  # Cross-program prefetch: `point` is in the run before.
     outside: Bool[
         Array, " K"
-    ]  # `due` begins a called computation: its caller waits, not each execution.
+    ]  # Waited for behind instruction due - 1: `due` begins a called computation, whose
+    # caller waits, not each execution; or it is the program's end.
 
 
 class Timeline(NamedTuple):
@@ -110,9 +111,9 @@ def _events(
     copies: Copies, times: int, runs: int
 ) -> tuple[Float[Array, "R 2"], Float[Array, "R 2"], Float[Array, "R 2"]]:
     """Lays the copies out over consecutive runs: seconds pushed and demanded per instruction."""
-    length = runs * times
+    length, nobody = runs * times, runs * times + 1
     # Prefetches for the run behind the last still take bandwidth in the last.
-    spread = [_in_run(copies, run, times, length) for run in range(runs + 1)]
+    spread = [_in_run(copies, run, times, nobody) for run in range(runs + 1)]
     everything = jax.tree.map(lambda *columns: jnp.concatenate(columns), *spread)
     # Queue order: by start, then by due time, then as listed.
     order = jnp.lexsort((everything.due, everything.point))
@@ -128,21 +129,21 @@ def _events(
         push.append(nothing.at[point].add(mine, mode="drop"))
         inside = jnp.where(outside, length, due)
         before.append(nothing.at[inside].max(done, mode="drop"))
-        called = outside & (due < length)
-        around = jnp.where(called, jnp.maximum(due - 1, 0), length)
+        around = jnp.where(outside, jnp.maximum(due - 1, 0), length)
         behind.append(nothing.at[around].max(done, mode="drop"))
     return jnp.stack(push, 1), jnp.stack(before, 1), jnp.stack(behind, 1)
 
 
-def _in_run(copies: Copies, run: int, times: int, length: int) -> Copies:
+def _in_run(copies: Copies, run: int, times: int, nobody: int) -> Copies:
     shift = run * times
     # A prefetch from the last run is started there; in the first run, at its own start.
     start = 0 if run == 0 else copies.point + shift - times
     point = jnp.where(copies.from_last_run, start, copies.point + shift)
-    real = (copies.seconds > 0) & (copies.due < times) & (shift + times <= length)
+    awaited = (copies.seconds > 0) & (copies.due - copies.outside < times)
+    awaited &= shift + times < nobody
     return copies._replace(
-        point=jnp.where(copies.seconds > 0, point, length),
-        due=jnp.where(real, copies.due + shift, length),
+        point=jnp.where(copies.seconds > 0, point, nobody),
+        due=jnp.where(awaited, copies.due + shift, nobody),
     )
 
 

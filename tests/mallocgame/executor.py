@@ -176,6 +176,10 @@ class _Machine:
             self._call(time, children)
             self._instruction(time)
             point = time + 1
+        if region == 0:
+            self._land(
+                flights, point
+            )  # Results may arrive behind the last instruction.
         for flight in flights:
             name = self._program.buffers[flight.buffer].name
             raise Stale(

@@ -24,15 +24,23 @@ class Episode(NamedTuple):
 
 
 def random_episode(instance: Instance, key: PRNGKeyArray) -> Episode:
-    """Plays one game: random order of buffers, random copy starts, random legal actions."""
+    """Plays one game: random order of buffers, random copy starts, random legal actions.
+
+    In half of the games some copies may be late.
+    """
     taste, ranks, eager, turns = jax.random.split(key, 4)
+    patience = jnp.where(jax.random.bernoulli(taste), 0.3, 0.0)
+    late = jax.random.bernoulli(
+        jax.random.fold_in(eager, 1), patience, instance.order.shape
+    )
     n = instance.order.shape[0]
     accesses = instance.accesses
     shuffled = jax.random.uniform(ranks, (n,))[accesses.buffer]
     own = jnp.zeros(n).at[instance.order].set(jnp.arange(n, dtype=jnp.float32))
     plan = rollout.plan(instance, instance.order)._replace(
         rank=jnp.where(jax.random.bernoulli(ranks), shuffled, own),
-        eagerness=jnp.exp(jax.random.uniform(eager, (n,), minval=-1.0, maxval=3.0)),
+        eagerness=jnp.where(late, -1.0, 1.0)
+        * jnp.exp(jax.random.uniform(eager, (n,), minval=-1.0, maxval=3.0)),
     )
     instance = rollout.apply(instance, plan)
     # From games that always go for fast memory to games that mostly drop.

@@ -94,9 +94,8 @@ def test_random_play_of_compiled_programs(name: str, share: float, games: int) -
 
 def _play_synthetic(first: int, rounds: Iterable[int]) -> None:
     problems = [programs.synthetic(first + k) for k in range(_SYNTHETIC)]
-    seen: dict[str, int] = dict.fromkeys(
-        ["backup", "write-back", "crossing", "region"], 0
-    )
+    kinds = ["backup", "write-back", "late write-back", "late copy", "at the end"]
+    seen: dict[str, int] = dict.fromkeys([*kinds, "crossing", "region"], 0)
     for turn in rounds:
         batch = play.one_each(problems, turn)
         for problem, episode in zip(problems, batch, strict=True):
@@ -104,6 +103,10 @@ def _play_synthetic(first: int, rounds: Iterable[int]) -> None:
             state = episode.state
             seen["backup"] += int(state.num_backups)
             seen["write-back"] += int((state.evict_point >= 0).sum())
+            seen["late write-back"] += int(state.evict_late.sum())
+            seen["late copy"] += int(state.copy_late.sum())
+            end = len(problem.program.instructions)
+            seen["at the end"] += int((state.evict_end == end).sum())
             seen["crossing"] += int(state.num_cross_program)
             seen["region"] += any(
                 access.is_region and state.action[access.number] != DROP
@@ -215,6 +218,13 @@ def _limitless(problem: Problem) -> Problem:
     )
 
 
+def _by_buffer(problem: Problem) -> Problem:
+    """The problem played buffer after buffer."""
+    ranks = np.arange(len(problem.program.buffers))
+    order = jnp.asarray(priority.buffer_order(problem, ranks))
+    return dataclasses.replace(problem, instance=problem.instance._replace(order=order))
+
+
 def _all_fast(problem: Problem) -> float:
     """Analytic seconds with every access fast that may be."""
     fast = [
@@ -237,11 +247,8 @@ def test_without_limits_first_legal_play_reaches_the_all_fast_bound() -> None:
     for base in map(programs.synthetic, range(12)):
         if not _leaves_time_behind_results(base):
             continue
-        problem = _limitless(build(base.program, base.costs, capacity=1 << 40))
-        ranks = np.arange(len(problem.program.buffers))
-        order = jnp.asarray(priority.buffer_order(problem, ranks))
-        problem = dataclasses.replace(
-            problem, instance=problem.instance._replace(order=order)
+        problem = _by_buffer(
+            _limitless(build(base.program, base.costs, capacity=1 << 40))
         )
         state, total = _all(problem, NO_COPY)
         assert int(state.num_backups) == 0
@@ -364,7 +371,8 @@ def _copies(problem: Problem, answer: mapping.Mapping) -> Copies:
             rows.append((start, due, seconds, False, access.cross_program, outside))
         if decision.evict_point is not None and decision.evict_due is not None:
             point, due = decision.evict_point, decision.evict_due
-            inner = problem.program.instructions[due].region != access.region
+            listed = problem.program.instructions
+            inner = due == len(listed) or listed[due].region != access.region
             rows.append((point, due, seconds, True, False, inner))
     return pack(rows)
 
@@ -399,3 +407,52 @@ def test_tiny_programs_are_played(count: int) -> None:
     answer = mapping.from_state(problem, jax.device_get(state))
     validate.require_valid(problem, answer)
     executor.execute(problem, answer)
+
+
+def test_a_result_is_written_back_behind_the_last_instruction() -> None:
+    # Of two results the first is written while the second is made, that one at the end.
+    P, Z, W = range(3)
+    rows = [([P], [Z], 0.0), ([P], [W], 0.0)]
+    problem = programs.straight(
+        rows, [4096] * 3, parameters=[P], live_out=[Z, W], capacity=1 << 16
+    )
+    state, _ = _all(_by_buffer(problem), NO_COPY)
+    answer = mapping.from_state(problem, jax.device_get(state))
+    validate.require_valid(problem, answer)
+    executor.execute(problem, answer)
+    end = len(problem.program.instructions)
+    made = {
+        problem.accesses[d.access].buffer: d
+        for d in answer.decisions
+        if problem.accesses[d.access].values
+    }
+    written = {b: (d.evict_point, d.evict_due, d.evict_late) for b, d in made.items()}
+    assert written == {Z: (2, 3, False), W: (3, end, True)}
+    # The last instruction is free, so all of the second is waited for, behind it.
+    late = _timeline(problem.instance, state).late
+    seconds = 4096 / problem.costs.target.slow_bandwidth
+    assert math.isclose(float(late[end - 1]), seconds, rel_tol=0.2)
+
+
+def test_a_copy_is_late_only_where_it_may_be() -> None:
+    # P takes longer to copy than there is before its first use.
+    P, X, Z = range(3)
+    rows = [([], [X], 0.0), ([P, X], [Z], 0.0), ([P], [Z], 0.0)]
+    problem = programs.straight(
+        rows, [1 << 20, 4096, 4096], parameters=[P], live_out=[Z], capacity=1 << 21
+    )
+    instance = problem.instance
+    first = next(a.number for a in problem.accesses if a.buffer == P)
+    patient = instance._replace(
+        accesses=instance.accesses._replace(eagerness=-instance.accesses.eagerness)
+    )
+    for played, late in ((instance, False), (patient, True)):
+        state, _ = _all(dataclasses.replace(problem, instance=played), COPY)
+        assert (int(state.action[first]) == COPY) == late
+        assert bool(state.copy_late[first]) == late
+        answer = mapping.from_state(problem, jax.device_get(state))
+        validate.require_valid(problem, answer)
+        executor.execute(problem, answer)
+        assert answer.decisions[first].copy_late == late
+        waits = float(_timeline(instance, state).wait[problem.accesses[first].time])
+        assert (waits > 0) == late

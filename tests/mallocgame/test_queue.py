@@ -6,15 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array
 
 from compiler.cost import resource
 from mallocgame import queue
+from mallocgame.types import Queue
 
 TIMES = 16
 
 _add = jax.jit(queue.add)
 _remove = jax.jit(queue.remove)
-_feasible = jax.jit(queue.feasible)
+
+
+@jax.jit
+def _feasible(state: Queue, before: Array, due: int, demand: int, limit: int) -> Array:
+    in_number = queue.in_number(state, due, limit)
+    return in_number & queue.in_time(state, before, due, demand)
+
 
 Copy = tuple[int, int, int]  # Start point, due, demand.
 
@@ -83,6 +91,20 @@ def test_no_copy_changes_nothing() -> None:
     for change in (_add, _remove):
         same = change(state, before, -1, 7, 4)
         jax.tree.map(np.testing.assert_array_equal, same, state)
+
+
+def test_a_late_copy_is_counted_and_delays_no_other() -> None:
+    before = resource.elapsed(jnp.full(TIMES, 2, jnp.int32))
+    state = _add(queue.empty(before), before, 3, 9, 6)
+    for late in (True, False):
+        after = _add(state, before, 3, 7, 0 if late else 6)
+        same = jax.tree.map(np.array_equal, after.resource, state.resource)
+        assert all(same) == late
+        assert not _feasible(after, before, 9, 1, 2)[5]
+        assert bool(_feasible(after, before, 9, 1, 3)[5]) == late
+        again = _remove(after, before, 3, 7, 0 if late else 6)
+        jax.tree.map(np.testing.assert_array_equal, again.started, state.started)
+        jax.tree.map(np.testing.assert_array_equal, again.ended, state.ended)
 
 
 def test_removing_in_any_order_restores_the_queue() -> None:

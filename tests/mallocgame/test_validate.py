@@ -109,6 +109,8 @@ def test_valid_mappings_pass() -> None:
         (Reason.MALFORMED, _with(access=2, copy_point=None)),
         (Reason.MALFORMED, _with(access=8, evict_due=None)),
         (Reason.MALFORMED, _with(access=1, start=-1)),
+        (Reason.MALFORMED, _with(access=1, copy_late=True)),
+        (Reason.MALFORMED, _with(access=2, evict_late=True)),
         (Reason.MISALIGNED, _with(access=2, offset=1)),
         (Reason.OVER_CAPACITY, _with(access=8, offset=4 * _PLACE - 4096)),
         (Reason.OVERLAP, _with(access=3, offset=_PLACE)),
@@ -124,7 +126,7 @@ def test_valid_mappings_pass() -> None:
         (Reason.NOT_IN_SLOW, _with(access=2, copy_point=0, start=0)),
         (Reason.NOT_IN_SLOW, _with(access=8, evict_point=None, evict_due=None)),
         (Reason.NOT_IN_SLOW, _with(access=1, action="Copy", copy_point=1)),
-        (Reason.OTHER_COMPUTATION, _with(access=8, evict_due=7)),
+        (Reason.OTHER_COMPUTATION, _with(access=8, evict_due=8)),
         (Reason.BAD_WRITE_BACK, _with(access=8, evict_point=4)),
         (Reason.BAD_WRITE_BACK, _with(access=8, evict_due=5)),
         (Reason.BAD_WRITE_BACK, _with(access=6, evict_point=4, evict_due=5)),
@@ -168,6 +170,10 @@ def test_copies_must_end_in_time() -> None:
     found = validate.check(problem, Mapping(decisions=tuple(decisions)))
     faults = {(v.reason, v.access) for v in found}
     assert faults == {(Reason.LATE_READ, read), (Reason.LATE_WRITE, written)}
+    # Unless the instructions are said to wait for them.
+    decisions[read] = dataclasses.replace(decisions[read], copy_late=True)
+    decisions[written] = dataclasses.replace(decisions[written], evict_late=True)
+    assert validate.check(problem, Mapping(decisions=tuple(decisions))) == []
 
 
 def test_first_come_is_first_served() -> None:

@@ -77,6 +77,15 @@ def test_a_loop_waits_once_for_what_it_is_called_with() -> None:
     assert float(each.total) == 30 + 7 * 70 + 35
 
 
+def test_a_result_is_waited_for_behind_the_last_instruction() -> None:
+    # 100 s of writing, of which the last instruction hides 30.
+    for padding in ([], [0.0]):
+        copies = [Copy(1, 2, 100, is_write=True, outside=True)]
+        timeline = _run([5, 30, *padding], copies)
+        assert float(timeline.total) == float(timeline.cold_total) == 35 + 70
+        assert float(timeline.late[1]) == 70
+
+
 def test_an_instruction_bound_by_memory_hides_nothing() -> None:
     timeline = _run([0, 16, 0], [Copy(1, 2, 32)], busy=[0, 16, 0])
     assert float(timeline.total) == 48
