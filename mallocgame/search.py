@@ -69,6 +69,13 @@ class SearchFlags(Flags):
 
 def search(flags: SearchFlags, session: Session) -> Report:
     """Runs the whole command; see docs/commands.md."""
+    from mallocgame.offload.inputs import locate
+
+    located = locate(flags.input, flags.target)
+    if located is not None:
+        from mallocgame.offload import command
+
+        return command.search(flags, session, located)
     one_of("strategy", flags.strategy, ("auto", "climb", "mcts", "msa", "greedy"))
     _set_up_jax()
     from mallocgame import inputs

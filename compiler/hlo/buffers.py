@@ -12,11 +12,13 @@ prints allocations and peaks.
 
 import dataclasses
 import gzip
+import itertools
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -78,21 +80,38 @@ class Allocation:
         return self.kind == "temporary" and any(b.live for b in self.buffers)
 
 
+class Part(NamedTuple):
+    """A half-open range of ticks in which a rectangle takes `size` bytes."""
+
+    start: int
+    end: int
+    size: int
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rectangle:
     """Buffers that share one place in a packed allocation.
 
     Attributes:
-        size: bytes.
-        live: half-open range of ticks.
-        offset: where XLA put it.
+        offset: where XLA put it, bytes.
         names: of the instructions that define the buffers.
+        parts: when it takes how much, by time, not overlapping. Between two parts other buffers may
+            lie there.
     """
 
-    size: int
-    live: tuple[int, int]
     offset: int
     names: tuple[str, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes, at most."""
+        return max(part.size for part in self.parts)
+
+    @property
+    def live(self) -> tuple[int, int]:
+        """Half-open range of ticks from the first part to the last."""
+        return self.parts[0].start, self.parts[-1].end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,29 +146,41 @@ def rectangles(allocation: Allocation) -> list[Rectangle]:
             groups.setdefault(buffer.sharing, []).append(buffer)
     return [
         Rectangle(
-            size=max(b.size for b in group),
-            live=(
-                min(b.live[0] for b in group if b.live),
-                max(b.live[1] for b in group if b.live),
-            ),
             offset=min(b.offset for b in group),
             names=tuple(b.name for b in group),
+            parts=_parts([Part(*b.live, b.size) for b in group if b.live]),
         )
         for group in groups.values()
     ]
 
 
-def live_peak(packed: Sequence[Rectangle]) -> int:
+def table_bytes(allocation: Allocation) -> int:
+    """Returns the bytes behind the heap's top: tables of pointers, which XLA does not pack."""
+    top = max((r.offset + r.size for r in rectangles(allocation)), default=0)
+    return allocation.size - top
+
+
+def live_peak(packed: Iterable[Rectangle]) -> int:
     """Returns the largest sum of sizes alive at once: no packing needs less. Bytes."""
     change: dict[int, int] = {}
-    for r in packed:
-        change[r.live[0]] = change.get(r.live[0], 0) + r.size
-        change[r.live[1]] = change.get(r.live[1], 0) - r.size
-    level = peak = 0
-    for tick in sorted(change):
-        level += change[tick]
-        peak = max(peak, level)
-    return peak
+    for part in itertools.chain.from_iterable(r.parts for r in packed):
+        change[part.start] = change.get(part.start, 0) + part.size
+        change[part.end] = change.get(part.end, 0) - part.size
+    levels = itertools.accumulate(change[tick] for tick in sorted(change))
+    return max(levels, default=0)
+
+
+def _parts(given: Sequence[Part]) -> tuple[Part, ...]:
+    """Returns the largest of the given sizes at each tick; neighbours of one size are one part."""
+    ticks = sorted({tick for part in given for tick in part[:2]})
+    found: list[Part] = []
+    for start, end in itertools.pairwise(ticks):
+        size = max((p.size for p in given if p.start <= start < p.end), default=0)
+        if found and found[-1].end == start and found[-1].size == size:
+            found[-1] = found[-1]._replace(end=end)
+        elif size:
+            found.append(Part(start, end, size))
+    return tuple(found)
 
 
 def load_buffers(path: Path | str) -> BufferAssignment:

@@ -67,6 +67,8 @@ class Candidate:
         last: gap: first touch behind it. argument: last touch. stack: end of its live range.
         copies_out: whether the host's copy must be written.
         slices: of a stack.
+        name: what a user calls it: the `checkpoint_name` of a gap or stack, the path of an argument
+            (`state['m']`), or None. Candidates of one name go to the host together or not at all.
     """
 
     kind: str
@@ -76,6 +78,7 @@ class Candidate:
     last: int
     copies_out: bool
     slices: tuple[Slice, ...] = ()
+    name: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class Problem:
             later than each time: a loop's start for what the loop runs, [T + 1].
         ceil: the first one not earlier than each time: behind the loop, [T + 1].
         budget: bytes of HBM.
+        places: buffers by the place in HBM that they share.
     """
 
     program: Program
@@ -118,6 +122,7 @@ class Problem:
     floor: NDArray[np.int64]
     ceil: NDArray[np.int64]
     budget: int
+    places: tuple[tuple[Buffer, ...], ...]
 
     @property
     def peak(self) -> int:
@@ -144,15 +149,17 @@ def build(
         assignment: XLA's, if the dump has it: then buffers that XLA lets share one place (an
             elementwise result over its operand) are counted once.
     """
-    groups = _sharing(program, assignment)
-    usage = _usage(program, groups)
+    places = _sharing(program, assignment)
+    usage = _usage(program, places)
     smallest = _SMALLEST_SHARE * float(usage.max(initial=0))
     moved = _Touches(program)
+    together = {buffer.id: place for place in places for buffer in place}
     found = [
         candidate
         for buffer in program.buffers
         if buffer.size >= smallest and not buffer.is_constant
         for candidate in moved.candidates(buffer)
+        if not _is_shared(candidate, together[buffer.id])
     ]
     floor, ceil = _entry_times(program)
     return Problem(
@@ -164,7 +171,18 @@ def build(
         usage=usage,
         candidates=tuple(sorted(found, key=lambda c: (-c.size, c.first, c.buffer))),
         budget=budget,
+        places=places,
     )
+
+
+def is_fixed(buffer: Buffer) -> bool:
+    """Whether a buffer is an allocation of its own for the whole run."""
+    return buffer.is_parameter or buffer.is_live_out or buffer.is_constant
+
+
+def live(buffer: Buffer) -> tuple[int, int]:
+    """Returns the first and last time at which a buffer is needed."""
+    return min(v.live[0] for v in buffer.values), max(v.live[1] for v in buffer.values)
 
 
 def freed(problem: Problem, decision: Decision) -> NDArray[np.int64]:
@@ -310,7 +328,7 @@ class _Touches:
         wrote = any(s.lane == OUT for s in slices)
         if not slices or buffer.is_live_out or wrote == buffer.is_parameter:
             return None
-        start, end = _live(buffer)
+        start, end = live(buffer)
         return Candidate(
             "stack", buffer.id, buffer.size, start, end, wrote, tuple(slices)
         )
@@ -340,13 +358,17 @@ def _is_fill(node: Node, index: tuple[int, ...]) -> bool:
     )
 
 
-def _live(buffer: Buffer) -> tuple[int, int]:
-    return min(v.live[0] for v in buffer.values), max(v.live[1] for v in buffer.values)
+def _is_shared(candidate: Candidate, place: Sequence[Buffer]) -> bool:
+    """Whether another buffer is in the candidate's place while it would be gone."""
+    if candidate.kind == "argument":
+        return len(place) > 1
+    others = [live(b) for b in place if b.id != candidate.buffer]
+    return any(s < candidate.last and candidate.first < e for s, e in others)
 
 
 def _sharing(
     program: Program, assignment: BufferAssignment | None
-) -> list[list[Buffer]]:
+) -> tuple[tuple[Buffer, ...], ...]:
     """Returns the buffers, those that XLA puts in one place together."""
     owner = list(range(len(program.buffers)))
 
@@ -367,15 +389,16 @@ def _sharing(
     groups: dict[int, list[Buffer]] = {}
     for buffer in program.buffers:
         groups.setdefault(find(buffer.id), []).append(buffer)
-    return list(groups.values())
+    return tuple(map(tuple, groups.values()))
 
 
-def _usage(program: Program, groups: Sequence[Sequence[Buffer]]) -> NDArray[np.int64]:
-    usage = np.zeros(len(program.instructions) + 1, np.int64)
-    for group in groups:
+def _usage(program: Program, places: Sequence[Sequence[Buffer]]) -> NDArray[np.int64]:
+    last = len(program.instructions)
+    usage = np.zeros(last + 1, np.int64)
+    for place in places:
         one = np.zeros_like(usage)
-        for buffer in group:
-            start, end = _live(buffer)
+        for buffer in place:
+            start, end = (0, last) if is_fixed(buffer) else live(buffer)
             window = one[start : end + 1]
             np.maximum(window, buffer.size, out=window)
         usage += one

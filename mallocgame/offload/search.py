@@ -58,6 +58,18 @@ def usage(problem: Problem, plan: Plan) -> NDArray[np.int64]:
     return result
 
 
+def together(problem: Problem) -> list[tuple[int, ...]]:
+    """Returns, by candidate, all that goes to the host with it: what has the same name, one gap a tensor."""
+    by_name: dict[str, list[int]] = {}
+    for number, candidate in enumerate(problem.candidates):
+        if candidate.name is not None:
+            by_name.setdefault(candidate.name, []).append(number)
+    return [
+        tuple(by_name[c.name]) if c.name is not None else (n,)
+        for n, c in enumerate(problem.candidates)
+    ]
+
+
 class Planner:
     """Builds plans for one problem; counts how many it evaluates."""
 
@@ -65,6 +77,7 @@ class Planner:
         self.problem = problem
         self.evaluations = 0
         self._clocks: dict[frozenset[int], Clock] = {}
+        self._together = together(problem)
 
     def plan(self, chosen: Mapping[int, Cover]) -> Plan:
         """Returns the plan of chosen candidates."""
@@ -93,7 +106,8 @@ class Planner:
                 cover = chosen.get(number, Cover()).at(candidate, time)
                 if chosen.get(number) == cover:
                     continue
-                trial = chosen | {number: cover}
+                trial = {n: Cover() for n in self._together[number]} | chosen
+                trial[number] = cover
                 if self._clash(trial, number):
                     continue
                 tried = self.plan(trial)
@@ -136,7 +150,11 @@ def _reaches(candidate: Candidate, time: int) -> bool:
 
 
 def search(
-    problem: Problem, seed: int, done: Callable[[], bool], bound: float
+    problem: Problem,
+    seed: int,
+    done: Callable[[], bool],
+    bound: float,
+    before: Chosen | None = None,
 ) -> Iterator[Found]:
     """Yields the best plan, again and again; the first is greedy's.
 
@@ -145,6 +163,7 @@ def search(
         seed: of the noise.
         done: whether to stop.
         bound: seconds below which no plan can be.
+        before: choice of an earlier run to start from as well.
 
     Yields:
         Nothing if no choice of candidates makes the program fit.
@@ -155,6 +174,8 @@ def search(
         "greedy": planner.repair({}, by_seconds),
         "largest first": planner.repair({}, by_size),
     }
+    if before is not None:
+        options["an earlier run"] = planner.repair(before, by_seconds)
     start = {name: found for name, found in options.items() if found is not None}
     if not start:
         return
@@ -163,14 +184,16 @@ def search(
     spent = 0
     yield Found(plan, by, planner.evaluations)
     idle = 0
+    companions = together(problem)
     while not done() and idle < _PATIENCE and not _is_final(plan, bound):
         spent = planner.evaluations
-        removed = random.choice(
+        drawn = random.choice(
             sorted(chosen),
             size=min(len(chosen), 1 + int(random.integers(_MOST_REMOVED))),
             replace=False,
         )
-        kept = {n: cover for n, cover in chosen.items() if n not in set(removed)}
+        removed = {n for number in drawn for n in companions[number]}
+        kept = {n: cover for n, cover in chosen.items() if n not in removed}
 
         def noisy(overflow: float, added: float, link: float) -> float:
             score = by_seconds(overflow, added, link)
@@ -185,12 +208,6 @@ def search(
             if _key(repaired[1]) <= _key(plan):
                 chosen, plan = repaired
         yield Found(plan, by, planner.evaluations - spent)
-
-
-def largest_first(problem: Problem) -> Plan | None:
-    """Returns the plan of the simple heuristic, or None if it finds none."""
-    found = Planner(problem).repair({}, by_size)
-    return found[1] if found else None
 
 
 def _key(plan: Plan) -> tuple[float, int]:
