@@ -1,6 +1,6 @@
 """An independent check of an offload plan: plain NumPy on the written plan and the program.
 
-It shares no code with the search. It works out itself when each buffer is touched, walks the program
+It shares no code with the search but what an access costs. It works out itself when each buffer is touched, walks the program
 instruction by instruction with a clock of its own, and returns what is wrong, in words.
 """
 
@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.cost.instruction import instruction_costs
-from compiler.hlo import Buffer, Program
+from compiler.hlo import Buffer, Node, Program
 from compiler.hlo.buffers import BufferAssignment
 from compiler.targets import Target
+from mallocgame.offload.costs import read_bytes, write_bytes
 
 _QUIET = {"bitcast", "get-tuple-element", "tuple", "parameter", "optimization-barrier"}
 _RUNS = {"while", "conditional", "call"}
@@ -209,7 +210,10 @@ class _Checker:
         touches = self._touches(buffer)
         if kind == "stack":
             must[:] = False
-            return self._slices_fit(buffer, staged.get(buffer.id, ()))
+            return [
+                *self._made_by_slices(buffer),
+                *self._slices_fit(buffer, staged.get(buffer.id, ())),
+            ]
         if kind == "gap":
             free = [(gone, back - 1)]
         else:
@@ -223,6 +227,31 @@ class _Checker:
                     return [f"{buffer.name} is touched at {a}..{b} while it is away"]
             must[start : end + 1] = False
         return []
+
+    def _made_by_slices(self, buffer: Buffer) -> list[str]:
+        """Outside loops a stack is only filled, or copied from or to another stack on the host."""
+        for value in buffer.values:
+            node = value.node
+            if value.is_phi or node.opcode in _QUIET | _RUNS:
+                continue
+            if self.program.regions[self.region_of[value.time]].kind == "body":
+                continue
+            filled = _root(node, value.index).opcode in ("broadcast", "custom-call")
+            if not filled and not self._is_relayout(node):
+                return [f"{buffer.name} is written as a whole by {node.name}"]
+        return []
+
+    def _is_relayout(self, node: Node) -> bool:
+        """Whether an instruction copies one stack on the host to another in another layout."""
+        inner = node.called[0].nodes if node.opcode == "fusion" else (node,)
+        moves = {"bitcast", "copy", "parameter", "transpose"}
+        if node.shape.is_tuple or any(n.opcode not in moves for n in inner):
+            return False
+        ends = (node.operands[0], node) if node.operands else ()
+        return bool(ends) and all(
+            self.away.get(self.program.value_at(n).buffer, {}).get("kind") == "stack"
+            for n in ends
+        )
 
     def _slices_fit(
         self, buffer: Buffer, staged: Sequence[tuple[int, int, int]]
@@ -246,12 +275,16 @@ class _Checker:
         for value in buffer.values:
             inside = self.program.regions[self.region_of[value.time]].kind == "body"
             if inside and not value.is_phi and value.node.opcode not in _QUIET | _RUNS:
-                count = round(self.costs.output_bytes(value.time, value.index))
+                count = round(
+                    write_bytes(self.costs, value.node, value.time, value.index)
+                )
                 found.append((value.time, count, True))
         for use in buffer.uses:
             if use.node.opcode not in _QUIET | _RUNS:
+                if self._is_relayout(use.node):
+                    continue
                 count = round(
-                    self.costs.operand_bytes(use.time, use.operand, use.index)
+                    read_bytes(self.costs, use.node, use.time, use.operand, use.index)
                 )
                 if count:
                     found.append((use.time, count, False))
@@ -367,8 +400,18 @@ class _Checker:
         )
         return min(start, at), at
 
-    def _node(self, time: int) -> Any:
+    def _node(self, time: int) -> Node:
         return self.program.instructions[time].node
+
+
+def _root(node: Node, index: Sequence[int]) -> Node:
+    """The operation that makes an instruction's result, inside a fusion."""
+    at = node.called[0].root if node.opcode == "fusion" else node
+    for number in index if node.opcode == "fusion" else ():
+        at = at.operands[number] if at.opcode == "tuple" else at
+    while at.opcode in ("bitcast", "copy", "convert") and at.operands:
+        at = at.operands[0]
+    return at
 
 
 def _lifetime(buffer: Buffer) -> Span:

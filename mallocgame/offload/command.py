@@ -167,7 +167,7 @@ def _offload(
         session.note(note)
     bound = lower_bound(problem)
     if bound is None:
-        raise _does_not_fit(problem)
+        raise _does_not_fit(problem, proven=True)
     history: list[tuple[int, float]] = []
     with session.progress("deciding what goes to the host") as bar:
 
@@ -186,7 +186,7 @@ def _offload(
             tell=tell,
         )
         if outcome is None:
-            raise _does_not_fit(problem)
+            raise _does_not_fit(problem, proven=False)
         result = _repack(session, located, assignment, session.meter.done, before, [])
     document = plans.to_json(problem, outcome, labels)
     document |= {
@@ -339,7 +339,7 @@ def _tell_plan(
     ]
     if rows:
         session.table(
-            "To the host", ("what", "kind", "size", "over the link, a run"), rows
+            "To the host", ("what", "kind", "in HBM", "over the link, a run"), rows
         )
     else:
         session.note(
@@ -377,10 +377,11 @@ def _until(session: Session, share: float) -> Callable[[], bool]:
     return lambda: meter.done() or meter.fraction() >= share
 
 
-def _does_not_fit(problem: Problem) -> Failure:
+def _does_not_fit(problem: Problem, *, proven: bool) -> Failure:
+    said = "no choice of" if proven else "the search found no choice of"
     return Failure(
         "does_not_fit",
-        f"the program needs {format_bytes(problem.peak)} of HBM, and no choice of what may go to "
+        f"the program needs {format_bytes(problem.peak)} of HBM, and {said} what may go to "
         f"the host makes it fit {format_bytes(problem.budget)}",
         Exit.INFEASIBLE,
     )

@@ -81,9 +81,21 @@ class Names:
         )
         return policy
 
-    def is_on_host(self, path: str) -> bool:
-        """Whether an argument, such as `state['m']['embed']`, is to be placed on the host."""
-        return path in self.pinned_host
+    def on_host(self, argument: str, tree: Any) -> Any:
+        """Returns a tree of bools: which leaves of an argument to place in `pinned_host` memory.
+
+        Args:
+            argument: the parameter's name in the jitted function, such as `state`.
+            tree: what is passed for it.
+        """
+        import jax
+
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: (
+                f"{argument}{jax.tree_util.keystr(path)}" in self.pinned_host
+            ),
+            tree,
+        )
 
 
 def names(mapping: Path | str) -> Names:

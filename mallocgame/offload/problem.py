@@ -69,6 +69,8 @@ class Candidate:
         slices: of a stack.
         name: what a user calls it: the `checkpoint_name` of a gap or stack, the path of an argument
             (`state['m']`), or None. Candidates of one name go to the host together or not at all.
+        pair: of a stack that a loop writes and a second one, a copy of it in another layout, that a
+            loop reads: the first one's buffer; else -1. On the host they are one.
     """
 
     kind: str
@@ -79,6 +81,7 @@ class Candidate:
     copies_out: bool
     slices: tuple[Slice, ...] = ()
     name: str | None = None
+    pair: int = -1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -272,9 +275,15 @@ class _Touches:
         """Returns what a buffer may do, a stack before anything else."""
         if any(v.node.shape.is_tuple and not v.index for v in buffer.values):
             return []  # A table of pointers.
-        stack = self._stack(buffer)
-        if stack is not None:
+        stack, partner = self._stack(buffer)
+        if stack is not None and partner is None:
             return [stack]
+        if stack is not None and partner is not None:
+            other, back = self._stack(partner)
+            written = stack.copies_out, other is not None and other.copies_out
+            if back is buffer and sorted(written) == [False, True]:
+                first = min(buffer.id, partner.id)
+                return [dataclasses.replace(stack, pair=first)]
         spans = touch_spans(self._program, buffer)
         if not spans:
             return []
@@ -306,32 +315,52 @@ class _Touches:
             if b[0] - a[1] > 2
         ]
 
-    def _stack(self, buffer: Buffer) -> Candidate | None:
+    def _stack(self, buffer: Buffer) -> tuple[Candidate | None, Buffer | None]:
+        """Returns a buffer as a stack, and the one that it is a copy of or that is a copy of it."""
         slices = []
+        partners: set[int] = set()
         for value in buffer.values:
             if value.is_phi or value.node.opcode in PLUMBING:
                 continue
-            written = self._costs.output_bytes(value.time, value.index)
+            if _is_layout_copy(value.node):
+                partners.add(self._program.value_at(value.node.operands[0]).buffer)
+                continue
+            written = costs.write_bytes(
+                self._costs, value.node, value.time, value.index
+            )
             if written > _SLICE_SHARE * buffer.size or not self._in_loop(value.time):
                 if _is_fill(value.node, value.index):
                     continue  # The host's array need not be filled.
-                return None
+                return None, None
             slices.append(self._slice(value.time, written, OUT))
         for use in buffer.uses:
             if use.node.opcode in PLUMBING:
                 continue
-            read = self._costs.operand_bytes(use.time, use.operand, use.index)
+            if _is_layout_copy(use.node):
+                partners.add(self._program.value_at(use.node).buffer)
+                continue
+            read = costs.read_bytes(
+                self._costs, use.node, use.time, use.operand, use.index
+            )
             if read > _SLICE_SHARE * buffer.size or not self._in_loop(use.time):
-                return None
+                return None, None
             if read:
                 slices.append(self._slice(use.time, read, IN))
         wrote = any(s.lane == OUT for s in slices)
-        if not slices or buffer.is_live_out or wrote == buffer.is_parameter:
-            return None
+        if not slices or buffer.is_live_out or len(partners) > 1:
+            return None, None
+        partner = self._program.buffers[partners.pop()] if partners else None
+        if buffer.is_parameter:
+            is_stack = not wrote and partner is None
+        else:
+            is_stack = wrote or partner is not None
+        if not is_stack:
+            return None, None
         start, end = live(buffer)
-        return Candidate(
+        stack = Candidate(
             "stack", buffer.id, buffer.size, start, end, wrote, tuple(slices)
         )
+        return stack, partner
 
     def _slice(self, time: int, count: float, lane: int) -> Slice:
         return Slice(time, self._program.instructions[time].region, round(count), lane)
@@ -339,6 +368,19 @@ class _Touches:
     def _in_loop(self, time: int) -> bool:
         region = self._program.regions[self._program.instructions[time].region]
         return region.kind == "body"
+
+
+def _is_layout_copy(node: Node) -> bool:
+    """Whether an instruction only writes an array in another order."""
+    if node.opcode == "fusion" and not node.shape.is_tuple:
+        inner = {n.opcode for n in node.called[0].nodes}
+        return len(node.operands) == 1 and inner <= {
+            "bitcast",
+            "copy",
+            "parameter",
+            "transpose",
+        }
+    return node.opcode in ("copy", "transpose")
 
 
 def _is_fill(node: Node, index: tuple[int, ...]) -> bool:

@@ -59,15 +59,17 @@ def usage(problem: Problem, plan: Plan) -> NDArray[np.int64]:
 
 
 def together(problem: Problem) -> list[tuple[int, ...]]:
-    """Returns, by candidate, all that goes to the host with it: what has the same name, one gap a tensor."""
-    by_name: dict[str, list[int]] = {}
+    """Returns, by candidate, all that goes to the host with it: what has the same name or is its pair."""
+    groups: dict[str | int, list[int]] = {}
     for number, candidate in enumerate(problem.candidates):
-        if candidate.name is not None:
-            by_name.setdefault(candidate.name, []).append(number)
-    return [
-        tuple(by_name[c.name]) if c.name is not None else (n,)
-        for n, c in enumerate(problem.candidates)
-    ]
+        groups.setdefault(_group(number, candidate), []).append(number)
+    return [tuple(groups[_group(n, c)]) for n, c in enumerate(problem.candidates)]
+
+
+def _group(number: int, candidate: Candidate) -> str | int:
+    if candidate.name is not None:
+        return candidate.name
+    return -1 - candidate.pair if candidate.pair >= 0 else number
 
 
 class Planner:
