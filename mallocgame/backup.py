@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from mallocgame import moves, queue
-from mallocgame.types import DROP, NUM_ACTIONS, UNDECIDED, Instance, State
+from mallocgame.types import DROP, UNDECIDED, Instance, State
 
 
 def release(instance: Instance, state: State) -> State:
     """Returns the position with the stay in front of the cursor dropped and its buffer banned.
 
-    All actions are marked legal: which ones are has to be looked up anew.
+    Which actions are legal then has to be looked up anew.
     """
     accesses = instance.accesses
     access = instance.order[state.cursor]
@@ -36,7 +36,6 @@ def release(instance: Instance, state: State) -> State:
     return state._replace(
         banned=state.banned | (accesses.buffer == accesses.buffer[access]),
         num_backups=state.num_backups + 1,
-        legal_action_mask=jnp.ones(NUM_ACTIONS, bool),
     )
 
 

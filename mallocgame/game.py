@@ -57,7 +57,8 @@ def init(instance: Instance) -> State:
         reward=jnp.float32(0.0),
         terminated=instance.num_accesses == 0,
     )
-    return _look_ahead(instance, state)
+    # Where nothing has been decided there is no dead end.
+    return _look(instance, state)
 
 
 def step(instance: Instance, state: State, action: Int[Array, ""]) -> State:
@@ -185,24 +186,22 @@ def _decide(instance: Instance, state: State, action: Int[Array, ""]) -> State:
 def _look_ahead(instance: Instance, state: State) -> State:
     """Fills in the outcome and the legal actions at the cursor, backing up out of a dead end."""
 
-    def stuck(state: State) -> Array:
-        return ~jnp.any(state.legal_action_mask) & ~state.terminated
+    def back_up(state: State) -> State:
+        return _look(instance, backup.release(instance, state))
 
-    def look(state: State) -> State:
-        # Not a `cond`: under `vmap` that would back up every game at every step.
-        state = jax.lax.while_loop(
-            stuck, lambda state: backup.release(instance, state), state
-        )
-        outcome, mask = moves.outcome(instance, state)
-        return state._replace(outcome=outcome, legal_action_mask=mask)
-
-    over = state.cursor >= instance.num_accesses
-    state = state._replace(
-        legal_action_mask=jnp.ones(NUM_ACTIONS, bool), terminated=over
+    # Not a `cond`: under `vmap` that would back up every game at every step.
+    return jax.lax.while_loop(
+        lambda state: ~jnp.any(state.legal_action_mask), back_up, _look(instance, state)
     )
-    state = look(state)
-    state = jax.lax.while_loop(stuck, look, state)
-    return state._replace(legal_action_mask=state.legal_action_mask | over)
+
+
+def _look(instance: Instance, state: State) -> State:
+    """Fills in the outcome and the legal actions at the cursor: in a dead end there are none."""
+    over = state.cursor >= instance.num_accesses
+    outcome, mask = moves.outcome(instance, state)
+    return state._replace(
+        outcome=outcome, legal_action_mask=mask | over, terminated=over
+    )
 
 
 __all__ = [

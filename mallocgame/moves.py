@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mallocgame import heap, queue
 from mallocgame.types import COPY, NO_COPY, Accesses, Instance, Outcome, State
@@ -100,10 +100,18 @@ def outcome(instance: Instance, state: State) -> tuple[Outcome, Bool[Array, " A"
 
 
 def _overlap(
-    instance: Instance, point: Int[Array, "..."], end: Int[Array, ""], row: Accesses
-) -> Int[Array, "..."]:
-    """Time between start points and an instruction, as the prefetch picker counts it."""
-    return (instance.picker_ticks[end] - instance.picker_ticks[point]) // row.nest_scale
+    instance: Instance, point: Int[Array, ""], end: Int[Array, ""], row: Accesses
+) -> Float[Array, ""]:
+    """Ticks between a start point and an instruction, as the prefetch picker counts them."""
+    return (instance.picker_ticks[end] - instance.picker_ticks[point]) / row.nest_scale
+
+
+def _overlaps(
+    instance: Instance, end: Int[Array, ""], row: Accesses
+) -> Float[Array, " P"]:
+    """The same for all start points."""
+    # Not `//`: whole numbers are divided one by one.
+    return (instance.picker_ticks[end] - instance.picker_ticks) / row.nest_scale
 
 
 def _evict(
@@ -125,28 +133,16 @@ def _evict(
     # It ends in the computation that it starts in, not in a loop that comes between.
     possible &= instance.point_computation == row.computation
     eager = jnp.abs(row.eagerness) * row.copy_ticks
-    far = _overlap_all(instance, point, row) >= eager
+    far = -_overlaps(instance, point, row) >= eager
     latest = jnp.max(jnp.where(possible, points, 0))
     preferred = jnp.where(jnp.any(possible & far), jnp.argmax(possible & far), latest)
     ends = jnp.stack([preferred, latest])
     before, writes = instance.before_ticks, state.writes
-    in_time, in_number = jax.vmap(
-        lambda end: (
-            queue.in_time(writes, before, end, row.copy_ticks)[point],
-            queue.in_number(writes, end, instance.max_outstanding)[point],
-        )
-    )(ends)
+    in_number = queue.in_number_at(writes, point, ends, instance.max_outstanding)
     in_number &= ends > 0
-    hidden = in_time & in_number
+    hidden = in_number & queue.in_time_at(writes, before, point, ends, row.copy_ticks)
     end = jnp.where(hidden[0], preferred, jnp.where(in_number[1], latest, 0))
     return end, ~jnp.any(hidden)
-
-
-def _overlap_all(
-    instance: Instance, point: Int[Array, ""], row: Accesses
-) -> Int[Array, " P"]:
-    gone = (instance.picker_ticks - instance.picker_ticks[point]) // row.nest_scale
-    return jnp.where(jnp.arange(gone.shape[0]) > point, gone, -1)
 
 
 def _place(
@@ -169,8 +165,7 @@ def _place(
     candidates &= wants_copy
     points = jnp.arange(candidates.shape[0])
     miss = jnp.abs(
-        _overlap(instance, points, row.time, row)
-        - jnp.abs(row.eagerness) * row.copy_ticks
+        _overlaps(instance, row.time, row) - jnp.abs(row.eagerness) * row.copy_ticks
     )
     preferred = jnp.argmin(jnp.where(candidates, miss, jnp.inf)).astype(jnp.int32)
     first = jnp.where(fresh, row.time, jnp.where(jnp.any(candidates), preferred, -1))
@@ -241,7 +236,7 @@ def _candidates(
     """
     row = now.row
     points = jnp.arange(instance.before_ticks.shape[0])
-    overlap = _overlap(instance, points, row.time, row)
+    overlap = _overlaps(instance, row.time, row)
     copying = jnp.where(row.cross_program, 0, row.copy_ticks)
     long_enough = instance.min_overlap * copying <= overlap + row.reduction_ticks
     # In front of the last time at which the buffer does not fit there is no use in looking.

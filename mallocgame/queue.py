@@ -28,11 +28,32 @@ def in_time(
     return resource.feasible(queue.resource, before, end, demand)
 
 
+def in_time_at(
+    queue: Queue,
+    before: Int[Array, " P"],
+    point: Int[Array, ""],
+    end: Int[Array, " E"],
+    demand: Int[Array, ""],
+) -> Bool[Array, " E"]:
+    """The same for one start point and several ends."""
+    one = jax.tree.map(lambda column: column[point], queue.resource)
+    done = one.busy + demand
+    return (demand == 0) | ((done <= before[end]) & (done <= one.slack))
+
+
 def in_number(
     queue: Queue, end: Int[Array, ""], limit: Int[Array, ""]
 ) -> Bool[Array, " P"]:
     """Tells for every start point whether so many copies may be in flight until `end`."""
     ended = jnp.concatenate([jnp.zeros(1, jnp.int32), queue.ended[:-1]])
+    return queue.started[end] - ended < limit
+
+
+def in_number_at(
+    queue: Queue, point: Int[Array, ""], end: Int[Array, " E"], limit: Int[Array, ""]
+) -> Bool[Array, " E"]:
+    """The same for one start point and several ends."""
+    ended = jnp.where(point > 0, queue.ended[jnp.maximum(point - 1, 0)], 0)
     return queue.started[end] - ended < limit
 
 
