@@ -10,10 +10,11 @@ from compiler.cost.instruction import (
     msa_order,
 )
 from compiler.hlo import Buffer, Program, Value
-from mallocgame.msa import cross_program
+from mallocgame.msa import cross_program, loops
 from mallocgame.msa.control import ControlFlow
 from mallocgame.msa.costs import Costs
 from mallocgame.msa.linked import inefficient_sites
+from mallocgame.msa.loops import Advice, UseKey
 from mallocgame.msa.memory import Rectangle, repack
 from mallocgame.msa.requirements import ConflictError, Required, Requirements
 from mallocgame.msa.segment import Request, Result, Segments
@@ -92,6 +93,7 @@ class _Assigner:
         self._segments = Segments(program, costs, settings, self._required)
         self._control = ControlFlow(program, self._segments, self._required)
         self._final: list[tuple[int, Allocation]] = []
+        self._advice: dict[UseKey, Advice] = {}
         self._crossing: dict[int, Offset] = {}
         self._crossing_stays: list[tuple[int, int, int]] = []
         self._repacks = 0
@@ -106,6 +108,7 @@ class _Assigner:
         pressure = sum(program.buffers[number].size for number in eligible)
         self._prefetch_across_programs(pressure)
         self._require_inputs_and_outputs()
+        self._plan_loops()
         treated = []
         for number in eligible:
             buffer = program.buffers[number]
@@ -162,6 +165,22 @@ class _Assigner:
                 yield times[node.name]
         if buffer.is_live_out:
             yield times[root]
+
+    def _plan_loops(self) -> None:
+        program, settings = self._program, self._settings
+        found = loops.find_loops(program, settings.min_loop_iterations)
+        self._advice = loops.advice(program, self._costs, settings, found)
+        for (time, operand, index), advice in self._advice.items():
+            node = program.instructions[time].node
+            region = program.instructions[time].region
+            if advice.kind == "fast" or program.regions[region].kind != "body":
+                continue
+            value = program.value_at(node.operands[operand], index)
+            for position in value.positions:
+                here = program.instructions[position.time].region == region
+                if here and position.node.opcode == "parameter":
+                    self._required.add(value, position.time, Required(False))
+                    break
 
     # ---- One buffer ----
 
@@ -287,6 +306,9 @@ class _Assigner:
         elif self._control.needs_eviction(item, served, previous, values):
             assert previous is not None
             may_stay, earliest = False, previous.use.time
+        advice = self._advice.get(loops.key_of(use)) or Advice("")
+        if advice.kind == "slow":
+            may_stay = False
         return Request(
             value=item,
             served=served,
@@ -296,6 +318,9 @@ class _Assigner:
             use_times=use_times,
             offset=offset,
             may_stay=may_stay,
+            may_copy=advice.kind != "slow",
+            likes_to_stay=advice.kind == "fast",
+            preferred=advice.start,
             earliest_prefetch=earliest,
         )
 

@@ -78,6 +78,7 @@ class Picker:
         bounds: earliest start, and time by which the copy must be done.
         overlaps: least and preferred interval, in copies.
         longest: longest interval in seconds.
+        first: start to try first, whatever is preferred by length.
 
     Attributes:
         latest: latest start that leaves time enough; in front of the earliest one if none does.
@@ -93,6 +94,7 @@ class Picker:
         bounds: tuple[int, int],
         overlaps: tuple[float, float],
         longest: float,
+        first: int | None = None,
     ) -> None:
         start, self._end = bounds
         self._until = clock.until(self._end)
@@ -105,6 +107,7 @@ class Picker:
         early = self._same & (self._until <= np.float32(longest))
         fits = np.flatnonzero(early[start : max(self.latest, start)])
         self.earliest = start + int(fits[0]) if len(fits) else max(self.latest, start)
+        self._wish = first
         self._preferred = np.float32(overlaps[1]) * np.float32(copy)
 
     def __iter__(self) -> Iterator[int]:
@@ -125,7 +128,9 @@ class Picker:
                 earlier = self._earlier(earlier - 1, since)
 
     def _first(self) -> int:
-        """The start whose interval is closest to the preferred one; the earliest of equals."""
+        """The start wished for, or whose interval is closest to the preferred one, the earliest of equals."""
+        if self._wish is not None and self._wish <= self.latest:
+            return self._wish
         miss = np.abs(self._preferred - self._until[self.earliest : self.latest + 1])
         allowed = self._same[self.earliest : self.latest + 1].copy()
         allowed[0] = True

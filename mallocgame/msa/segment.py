@@ -47,6 +47,9 @@ class Request:
         use_times: of all uses of the buffer, ascending.
         offset: where the buffer must be in fast memory, if that is known.
         may_stay: whether it may stay in fast memory without a copy.
+        may_copy: whether it may be prefetched.
+        likes_to_stay: it may stay in fast memory for any time.
+        preferred: where a prefetch would like to start; its time was accounted for by who planned it.
         earliest_prefetch: no copy may start in front of this time.
     """
 
@@ -58,6 +61,9 @@ class Request:
     use_times: Sequence[int]
     offset: Offset | None
     may_stay: bool = True
+    may_copy: bool = True
+    likes_to_stay: bool = False
+    preferred: int | None = None
     earliest_prefetch: int = 0
 
 
@@ -87,6 +93,7 @@ class Segments:
         self._longest = (
             settings.capacity / settings.slow_bandwidth * settings.max_overlap
         )
+        self._typical = settings.typical_bytes / settings.slow_bandwidth
         self._rectangles: list[Rectangle] = []
         self._copies: list[tuple[CopyQueue, Copy]] = []
 
@@ -159,7 +166,7 @@ class Segments:
                 source = sequence[-1]
             else:
                 source = self._pin(request, None)
-        if not value.contiguous and not slow_end:
+        if not value.contiguous and not slow_end and request.may_copy:
             failure = self._prefetch(request, source)
             if not failure:
                 return failure
@@ -218,7 +225,7 @@ class Segments:
         previous = sequence[-1] if sequence else None
         if previous is not None and not previous.is_fast:
             return Result.FAILED
-        if not self.may_stay(request.start, request.end):
+        if not request.likes_to_stay and not self.may_stay(request.start, request.end):
             return Result.FAILED
         offset, start = request.offset, request.start
         if previous is not None:
@@ -277,7 +284,7 @@ class Segments:
             self.clock,
             last.start,
             request.end,
-            seconds,
+            max(seconds, self._typical),
             settings.preferred_overlap,
             self.retry,
         )
@@ -323,14 +330,16 @@ class Segments:
             return Result.OUT_OF_MEMORY
         if sizes is None:
             start = max(start, roomy - 1)
-        seconds = size / settings.slow_bandwidth
+        planned = request.preferred is not None
+        seconds = 0.0 if planned else size / settings.slow_bandwidth
         picker = Picker(
             self.clock,
-            copy=seconds,
+            copy=max(size / settings.slow_bandwidth, self._typical),
             reduction=self._costs.reduction(request.served.use),
             bounds=(start, end),
             overlaps=(settings.min_overlap, settings.preferred_overlap),
             longest=self._longest,
+            first=None if request.preferred is None else max(request.preferred, start),
         )
         if self._fit(request, picker.latest + 1) is None:
             return Result.OUT_OF_MEMORY
@@ -396,7 +405,10 @@ class Segments:
         starts = slice_starts(self.clock, self._regions, len(sizes), time, end)
         if starts[0] == starts[-1]:
             return Result.FAILED
-        seconds = [size / settings.slow_bandwidth for size in sizes]
+        bandwidth = settings.slow_bandwidth
+        seconds = [
+            0.0 if request.preferred is not None else size / bandwidth for size in sizes
+        ]
         # XLA checks ascending sizes first, whatever the order turns out to be.
         inflated = [s * _SLICED_INFLATION for s in sorted(seconds)]
         if self._is_busy(time, end, list(zip(starts, inflated, strict=True))):
@@ -406,7 +418,7 @@ class Segments:
             return Result.OUT_OF_MEMORY
         by_offset = sorted(range(len(offsets)), key=lambda k: offsets[k])
         size_of = {k: sizes[position] for position, k in enumerate(by_offset)}
-        taken = [size_of[k] / settings.slow_bandwidth for k in range(len(sizes))]
+        taken = [size_of[k] / bandwidth for k in range(len(sizes))]
         inflated = [s * _SLICED_INFLATION for s in taken]
         if self._is_busy(time, end, list(zip(starts, inflated, strict=True))):
             return Result.FAILED

@@ -36,6 +36,7 @@ class Settings:
     min_overlap: float = 1.0
     preferred_overlap: float = 2.0
     max_overlap: float = 8.0
+    typical_bytes: int = 4300 * 1024
     max_prefetches: int = 40
     max_evictions: int = 40
     max_retries: int = 2
@@ -44,6 +45,9 @@ class Settings:
     # Seen in dumps: arrays of 1.125 MiB are sliced in four, of 1 000 KiB and less never.
     max_slices: int = 4
     min_sliced_bytes: int = MIB
+    min_loop_iterations: float = 3.0
+    loop_copy_ratio: float = 0.7
+    loop_pipelines: bool = True
     max_cross_program: int = 1
     free_cross_program: bool = True
 
