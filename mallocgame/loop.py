@@ -1,14 +1,15 @@
 """The closed loop of one search: simulate, have the best compiled, correct the costs, repeat.
 
-Propose in the fast simulator; hand the best mapping to the production compiler; bend the cost model
-to what the compiler estimates for that placement; search again. What is handed over is the best
-mapping that the compiler itself has confirmed, never worse than its own default. Without a
-compiler the simulator's word stands, and says so.
+First the program-level knobs, a compile each, picked by `solvers.guided`. Then, on the program as
+the best setting schedules it, mappings: propose in the fast simulator, hand the best one to the
+production compiler, bend the cost model to what it estimates for that placement, search again from
+what it made of it. What is handed over is the best that the compiler itself has confirmed, never
+worse than its own default. Without a compiler the simulator's word stands, and says so.
 """
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping as Dict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,169 +22,46 @@ from compiler.backends.honour import read_placement
 from compiler.cost.instruction import instruction_costs
 from compiler.cost.judge import Verdict, judge
 from compiler.cost.model import CostModel, Observation, analytic, fit
+from compiler.hlo import Program, build
 from compiler.targets import Target
 from mallocgame import (
     adopt,
     engine,
     inputs,
     instance,
+    knobs,
     mapping,
-    overrides,
     priority,
     relaxation,
     validate,
 )
-from mallocgame.accesses import Access
 from mallocgame.engine import Found, Settings
 from mallocgame.instance import Problem
-from mallocgame.mapping import Mapping
-from mallocgame.verify import Compiler, Verified, same_schedule
+from mallocgame.result import Candidate, Result
+from mallocgame.verify import Compiler, Kinds, Verified, same_schedule
 from solvers.command import Session
-from solvers.command import Verified as VerifiedFigures
+from solvers.guided import Guided
 
 if TYPE_CHECKING:
     from mallocgame.search import SearchFlags
 
 _CHECKPOINT = "best.npz"
-# The compiler's default is 1.
-_CROSS_PROGRAM_COUNTS = (0, 2)
 # Everything in slow memory: the second point that the cost model is fitted to.
-_ALL_SLOW = {
+ALL_SLOW = {
     msa.OPTION: "overrides { hlo_position_matcher { size_gte: 1 } keep_in_default_memory {} }",
     msa.CROSS_PROGRAM_OPTION: "0",
 }
-
-
-@dataclasses.dataclass(kw_only=True)
-class Candidate:
-    """What was compiled: a mapping, or (`mapping` None) the compiler's own under other knobs."""
-
-    label: str
-    mapping: Mapping | None
-    problem: Problem
-    simulated: float
-    verified: Verified
-
-
-@dataclasses.dataclass(kw_only=True)
-class Result:
-    """All that a search found. Seconds.
-
-    Attributes:
-        given: the input.
-        target: the chip.
-        problem: the game, with the costs as they were at the end.
-        mapping: the mapping handed over, valid.
-        hand_over: `"mapping"`; `"options"` if only knobs beat the compiler's own, which are then in
-            the compile options; or `"default"` if nothing does.
-        best: time of what is handed over: judged if it was compiled, else simulated.
-        by: which strategy found it.
-        baselines: simulated times by name.
-        default: which of them `best` is compared with.
-        bound: proven lower bound of simulated times, or None if the judged time undercuts it.
-        default_verdict: the compiler's own mapping as judged, if the dump or the compiler has it.
-        default_verified: the compiler's own compile, if it was asked.
-        candidates: mappings that were compiled, in order.
-        chosen: the one handed over, or None if the compiler's default is (or nothing was compiled).
-        history: (simulations, best simulated seconds).
-        notes: what a person should know.
-    """
-
-    given: inputs.Input
-    target: Target
-    problem: Problem
-    mapping: Mapping
-    hand_over: str
-    best: float
-    by: str
-    baselines: dict[str, float | None]
-    default: str
-    bound: float | None
-    default_verdict: Verdict | None
-    default_verified: Verified | None
-    candidates: list[Candidate]
-    chosen: Candidate | None
-    history: list[tuple[int, float]]
-    notes: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns mapping.json."""
-        document: dict[str, Any] = mapping.to_json(self.problem, self.mapping)
-        document["hand_over"] = self.hand_over
-        document["cost_source"] = self.problem.costs.source
-        document["compiler_options"] = self.options()
-        return document
-
-    def options(self) -> dict[str, str]:
-        """Returns the compile options that carry what is handed over."""
-        if self.chosen is not None:
-            return dict(self.chosen.verified.options)
-        if self.hand_over == "default":
-            return {}
-        order = overrides.cross_program(self.problem, self.mapping)
-        decisions = overrides.overrides(self.problem, self.mapping)
-        return msa.options(decisions, order, len(order), 1000)
-
-    def overrides_text(self) -> str:
-        """Returns overrides.textproto."""
-        return (
-            self.options()
-            .get(msa.OPTION, "")
-            .replace("} overrides {", "}\noverrides {")
-            + "\n"
-        )
-
-    def verified(self) -> VerifiedFigures | None:
-        """Returns the oracle's figures for the JSON, or None if it was not asked."""
-        if self.default_verified is None:
-            return None
-        before = self.default_verified.verdict.total
-        after = before if self.chosen is None else self.chosen.verified.verdict.total
-        share = 1.0 if self.chosen is None else self.chosen.verified.share
-        version = self.default_verified.compiled.version
-        return VerifiedFigures(by=version, baseline=before, best=after, honoured=share)
-
-    def verified_table(self) -> tuple[Sequence[str], list[list[str]]]:
-        """Returns columns and rows of the compiler's figures; no rows if it was not asked."""
-        columns = ("mapping", "judged", "instructions", "waits", "cold run", "honoured")
-        rows = []
-        if self.default_verified is not None:
-            rows.append(
-                ["compiler's own", *_figures(self.default_verified.verdict), ""]
-            )
-        for candidate in self.candidates:
-            mark = " (handed over)" if candidate is self.chosen else ""
-            share = f"{candidate.verified.honoured}/{candidate.verified.decisions}"
-            rows.append(
-                [
-                    f"{candidate.label}{mark}",
-                    *_figures(candidate.verified.verdict),
-                    share,
-                ]
-            )
-        return columns, rows
-
-    def extra(self) -> dict[str, Any]:
-        """Returns the command's own keys of the JSON."""
-        return {
-            "found_by": self.by,
-            "hand_over": self.hand_over,
-            "cost_source": self.problem.costs.source,
-            "capacity_bytes": self.problem.capacity,
-            "accesses": len(self.problem.accesses),
-            "notes": self.notes,
-            "compiles": [
-                {
-                    "label": candidate.label,
-                    "simulated": candidate.simulated,
-                    "judged": candidate.verified.verdict.total,
-                    "cold": candidate.verified.verdict.cold,
-                    "honoured": candidate.verified.share,
-                    "not_honoured": [list(pair) for pair in candidate.verified.instead],
-                }
-                for candidate in self.candidates
-            ],
-        }
+# Share of the budget for the knobs; they end earlier after so many settings without a gain.
+_KNOBS_SHARE = 0.5
+_PATIENCE = 12
+_GAIN = 0.001
+# Simulations between two compiles of a mapping, and the same for a budget in seconds.
+_ROUND = 400
+_ROUND_SHARE = 0.1
+# Rounds in a row that lead to a mapping that was compiled before.
+_REPEATS = 2
+# What is handed over may be slower by so much if in return all of it is followed.
+_SETTLE = 1e-3
 
 
 def compiler_for(
@@ -201,10 +79,14 @@ def compiler_for(
         why = f"{target.name} is not a chip that the compiler here compiles for"
     if why is None and given.source is not None:
         try:
-            compiler = Compiler.from_dump(given.source, target, flags.compile_timeout)
+            compiler = dataclasses.replace(
+                Compiler.from_dump(given.source, target, flags.compile_timeout),
+                base=tuple(flags.fixed_options().items()),
+            )
             with session.progress("compiling the default"):
                 default = compiler.default()
-            why = same_schedule(given.program, default.compiled)
+            if not compiler.base:
+                why = same_schedule(given.program, default.compiled)
             if why is None:
                 return compiler
             why = f"the recompiled program is another: {why}"
@@ -231,6 +113,67 @@ def run(
     return loop.run(resumed)
 
 
+class Ground:
+    """What mappings are searched on: a program as it is scheduled under some compile options.
+
+    Attributes:
+        program: the scheduled program.
+        compiler: with these options as its base, or None.
+        own: what the compiler made of this very schedule by itself, by label.
+        refused: accesses, by number, that it makes no prefetch for.
+    """
+
+    def __init__(
+        self, program: Program, target: Target, capacity: int, compiler: Compiler | None
+    ) -> None:
+        self.program, self.compiler = program, compiler
+        self.own: dict[str, Verified] = {}
+        self.refused: set[int] = set()
+        self._capacity = capacity
+        self._analytic = analytic(instruction_costs(program), target)
+        self._observations: list[Observation] = []
+
+    def observe(self, compiled: Program) -> None:
+        """Takes the compiler's estimates for another placement of the program."""
+        target = self._analytic.target
+        self._observations += inputs.observe(self.program, compiled, target)
+
+    def observe_own(self, label: str, verified: Verified) -> None:
+        """Takes what the compiler made by itself, if it is of the same schedule."""
+        if same_schedule(self.program, verified.compiled) is None:
+            self.own[label] = verified
+            self.observe(verified.program)
+
+    def costs(self) -> CostModel:
+        """Returns the costs as corrected so far."""
+        if not self._observations:
+            return self._analytic
+        return fit(self._analytic, self._observations)
+
+    def problem(self) -> Problem:
+        """Returns the game, with the costs as corrected so far."""
+        crossing = [
+            adopt.cross_program(self.program, read_placement(verified.compiled))
+            for verified in self.own.values()
+        ]
+        candidates = priority.cross_program_candidates(self.program, self._capacity)
+        return instance.build(
+            self.program,
+            self.costs(),
+            capacity=self._capacity,
+            cross_program=candidates.union(*crossing),
+            max_cross_program=max(map(len, [candidates, *crossing])),
+            not_copied=self.refused,
+        )
+
+    def seeds(self, problem: Problem) -> dict[str, engine.Plan]:
+        """Returns the plans to start from: ours, and what the compiler came to."""
+        return engine.seeds(problem) | {
+            label: adopt.plan(problem, read_placement(verified.compiled))
+            for label, verified in self.own.items()
+        }
+
+
 class _Loop:
     """State of one closed loop."""
 
@@ -244,150 +187,174 @@ class _Loop:
     ) -> None:
         self._given, self._target, self._flags = given, target, flags
         self._session, self._compiler = session, compiler
-        self._base = analytic(instruction_costs(given.program), target)
-        self._observations: list[Observation] = []
+        self._fixed = flags.fixed_options()
         self._notes: list[str] = []
         self._history: list[tuple[int, float]] = []
         self._spent = 0
         self._candidates: list[Candidate] = []
-        self._plans: list[engine.Plan] = []
-        self._refused: set[int] = set()
         self._default: Verified | None = None
 
     def run(self, resumed: bool) -> Result:
-        verdict = self._learn_defaults()
-        problem = self._problem()
-        self._turn_knobs(problem)
+        with self._session.progress("searching") as bar:
+            ground, verdict = self._open()
+            if self._compiler is not None and self._searches_knobs():
+                self._turn_knobs(ground, bar)
+                ground = self._best_ground(ground)
+            problem, start, found = self._map(ground, resumed, bar)
+            if self._compiler is not None:
+                self._settle(ground)
+        return self._result(problem, found, start, verdict)
+
+    def _searches_knobs(self) -> bool:
+        return self._flags.knobs and self._flags.strategy not in ("msa", "greedy")
+
+    def _ground(
+        self, program: Program, compiler: Compiler | None, options: Dict[str, str]
+    ) -> Ground:
+        capacity = self._flags.fast_bytes or knobs.capacity(self._target, options)
+        return Ground(program, self._target, capacity, compiler)
+
+    def _open(self) -> tuple[Ground, Verdict | None]:
+        """Takes the compiler's estimates for its own mapping and for everything in slow memory."""
+        program = self._given.program
+        if self._compiler is None:
+            ground = self._ground(program, None, self._fixed)
+            if self._given.compiled is None:
+                return ground, None
+            ground.observe(self._given.compiled)
+            return ground, judge(self._given.compiled, self._target)
+        self._default = self._compiler.default()
+        self._session.meter.spend(measurements=1)
+        if self._fixed:
+            program = build(self._default.compiled.scheduled_module)
+        ground = self._ground(program, self._compiler, self._fixed)
+        ground.observe_own("compiler's own", self._default)
+        self._observe_all_slow(ground)
+        return ground, self._default.verdict
+
+    def _observe_all_slow(self, ground: Ground) -> None:
+        assert ground.compiler is not None
+        try:
+            slow = ground.compiler.compile(ALL_SLOW)
+        except CompilerError as error:
+            self._notes.append(f"everything in slow memory: {error}")
+            return
+        self._session.meter.spend(measurements=1)
+        ground.observe(build(slow.module))
+
+    def _turn_knobs(self, ground: Ground, bar: Any) -> None:
+        """Compiles settings of the program-level options, those first that promise most."""
+        assert self._compiler is not None and self._default is not None
+        sizes, prior = knobs.sizes(self._fixed), knobs.prior(self._fixed)
+        guided = Guided(sizes, prior, self._flags.seed)
+        guided.tell(guided.default, self._default.verdict.total)
+        best, since = self._default.verdict.total, 0
+        meter = self._session.meter
+        while (
+            not meter.done() and meter.fraction() < _KNOBS_SHARE and since < _PATIENCE
+        ):
+            vector = guided.propose()
+            if vector is None:
+                break
+            chosen = knobs.options(vector, self._fixed)
+            label = knobs.label(chosen)
+            bar.update(f"{best * 1e6:.1f} us, trying {label}")
+            since += 1
+            meter.spend(measurements=1)
+            try:
+                verified = self._compiler.own(chosen)
+            except CompilerError as error:
+                guided.tell(vector, math.inf)
+                self._notes.append(f"{label}: {error}")
+                continue
+            cost = verified.verdict.total
+            guided.tell(vector, cost)
+            self._candidates.append(
+                Candidate(
+                    label=label,
+                    mapping=None,
+                    problem=None,
+                    simulated=None,
+                    verified=verified,
+                )
+            )
+            ground.observe_own(label, verified)
+            if cost < best * (1 - _GAIN):
+                since = 0
+            best = min(best, cost)
+
+    def _best_ground(self, ground: Ground) -> Ground:
+        """Returns the program as the best setting schedules it, to search mappings on."""
+        best = self._best_candidate()
+        if best is None or self._compiler is None:
+            return ground
+        chosen = best.verified.options
+        compiler = dataclasses.replace(self._compiler, base=tuple(chosen.items()))
+        if best.label in ground.own:
+            ground.compiler = compiler
+            return ground
+        program = build(best.verified.compiled.scheduled_module)
+        ground = self._ground(program, compiler, chosen)
+        for candidate in self._candidates:
+            ground.observe_own(candidate.label, candidate.verified)
+        self._observe_all_slow(ground)
+        return ground
+
+    def _map(
+        self, ground: Ground, resumed: bool, bar: Any
+    ) -> tuple[Problem, dict[str, Found], Found]:
+        """Searches mappings, round by round with a compile at the end of each."""
         settings = Settings(
             strategy=self._flags.strategy,
             seed=self._flags.seed,
             lanes=self._flags.lanes,
             num_simulations=self._flags.simulations,
         )
-        problem = self._problem()
-        plans = self._seeds(problem)
+        problem = ground.problem()
+        plans = ground.seeds(problem)
         if resumed:
             plans |= self._load(problem)
-        with self._session.progress("searching") as bar:
-            bar.update("compiling the game")
+        bar.update("compiling the game")
+        start = engine.evaluate(problem, plans, settings)
+        found = self._search(problem, start, settings, bar)
+        rounds = repeats = 0
+        while ground.compiler is not None:
+            bar.update("compiling a mapping")
+            repeats = 0 if self._compile(ground, problem, found) else repeats + 1
+            if (
+                self._session.meter.done()
+                or repeats >= _REPEATS
+                or self._flags.strategy in ("msa", "greedy")
+            ):
+                break
+            rounds += 1
+            problem = ground.problem()
+            plans = {**ground.seeds(problem), "found": found.plan}
             start = engine.evaluate(problem, plans, settings)
-            found = self._search(problem, start, settings, bar, self._phase_end(0))
-            rounds = 0
-            while self._compiler is not None and self._compile(problem, found, bar):
-                rounds += 1
-                if self._session.meter.done() or self._flags.strategy in (
-                    "msa",
-                    "greedy",
-                ):
-                    break
-                problem = self._problem()
-                plans = {**self._seeds(problem), "found": found.plan}
-                plans |= {f"compiled {k}": c for k, c in enumerate(self._plans[-2:])}
-                start = engine.evaluate(problem, plans, settings)
-                varied = dataclasses.replace(
-                    settings, seed=settings.seed + 1000 * rounds
-                )
-                found = self._search(
-                    problem, start, varied, bar, self._phase_end(rounds)
-                )
-        return self._result(problem, found, start, verdict)
-
-    def _learn_defaults(self) -> Verdict | None:
-        """Takes the compiler's estimates for its own mapping and for everything in slow memory."""
-        program, target = self._given.program, self._target
-        if self._compiler is not None:
-            self._default = self._compiler.default()
-            self._observations += inputs.observe(program, self._default.program, target)
-            slow = self._compiler.compile(_ALL_SLOW)
-            self._observations += inputs.observe(
-                program, inputs.build(slow.module), target
-            )
-            self._session.meter.spend(measurements=2)
-            return self._default.verdict
-        if self._given.compiled is not None:
-            self._observations += inputs.observe(program, self._given.compiled, target)
-            return judge(self._given.compiled, target)
-        return None
-
-    def _turn_knobs(self, problem: Problem) -> None:
-        """Compiles the program-level knob that tensor overrides do not reach, each setting once."""
-        if self._compiler is None:
-            return
-        for count in _CROSS_PROGRAM_COUNTS:
-            options = {msa.CROSS_PROGRAM_OPTION: str(count)}
-            verified = self._compiler.own(options)
-            self._session.meter.spend(measurements=1)
-            self._candidates.append(
-                Candidate(
-                    label=f"own, {count} cross-program prefetches",
-                    mapping=None,
-                    problem=problem,
-                    simulated=verified.verdict.total,
-                    verified=verified,
-                )
-            )
-            self._observations += inputs.observe(
-                self._given.program, verified.program, self._target
-            )
-
-    def _own(self) -> dict[str, Verified]:
-        """What the compiler made by itself, by label."""
-        own = {} if self._default is None else {"compiler's own": self._default}
-        return own | {
-            c.label: c.verified for c in self._candidates if c.mapping is None
-        }
-
-    def _seeds(self, problem: Problem) -> dict[str, engine.Plan]:
-        """The plans that a search starts from: ours, and what the compiler itself came to."""
-        return engine.seeds(problem) | {
-            label: adopt.plan(problem, read_placement(verified.compiled))
-            for label, verified in self._own().items()
-        }
-
-    def _costs(self) -> CostModel:
-        return fit(self._base, self._observations) if self._observations else self._base
-
-    def _problem(self) -> Problem:
-        program = self._given.program
-        capacity = self._flags.fast_bytes or self._target.capacity
-        crossing = [
-            adopt.cross_program(program, read_placement(verified.compiled))
-            for verified in self._own().values()
-        ]
-        candidates = priority.cross_program_candidates(program, capacity)
-        return instance.build(
-            program,
-            self._costs(),
-            capacity=capacity,
-            cross_program=candidates.union(*crossing),
-            max_cross_program=max(map(len, [candidates, *crossing])),
-            not_copied=self._refused,
-        )
-
-    def _phase_end(self, phase: int) -> float:
-        """Share of the budget at which a phase of searching makes way for a compile."""
-        if self._compiler is None:
-            return 1.0
-        return min(0.4 + 0.15 * phase, 1.0)
+            varied = dataclasses.replace(settings, seed=settings.seed + 1000 * rounds)
+            found = self._search(problem, start, varied, bar)
+        return problem, start, found
 
     def _search(
-        self,
-        problem: Problem,
-        start: dict[str, Found],
-        settings: Settings,
-        bar: Any,
-        share: float,
+        self, problem: Problem, start: dict[str, Found], settings: Settings, bar: Any
     ) -> Found:
         meter = self._session.meter
+        is_round = self._compiler is not None
+        end = 1.0
+        if is_round and self._flags.budget.seconds is not None:
+            end = meter.fraction() + _ROUND_SHARE
+        spent = 0
 
         def done() -> bool:
-            return bool(meter.done()) or meter.fraction() >= share
+            over = is_round and (spent >= _ROUND or meter.fraction() >= end)
+            return bool(meter.done()) or over
 
         found = min(start.values(), key=lambda f: f.seconds)
-        # Costs may have been corrected since the last phase, so nothing is compared with it.
+        # Costs may have been corrected since the last round, so nothing is compared with it.
         shown = math.inf
         for step in engine.search(problem, start, settings, done):
             meter.spend(simulations=step.simulations)
+            spent += step.simulations
             self._spent += step.simulations
             if step.found.seconds < shown:
                 shown = step.found.seconds
@@ -397,75 +364,63 @@ class _Loop:
             bar.update(f"{found.seconds * 1e6:.1f} us by {found.by}")
         return found
 
-    def _compile(self, problem: Problem, found: Found, bar: Any) -> bool:
-        """Compiles the best mapping; returns whether another round may help."""
-        assert self._compiler is not None
-        bar.update("compiling")
+    def _compile(self, ground: Ground, problem: Problem, found: Found) -> bool:
+        """Compiles a mapping; returns whether it was a new one."""
+        assert ground.compiler is not None
         chosen = mapping.from_state(problem, found.state)
         validate.require_valid(problem, chosen)
+        label = f"mapping {sum(c.mapping is not None for c in self._candidates) + 1}"
+        kinds = Kinds(problem)
         try:
-            verified = self._compiler.verify(problem, chosen)
+            verified = ground.compiler.verify(problem, chosen)
         except CompilerError as error:
-            said = msa.rejection(str(error))
             self._session.meter.spend(measurements=1)
-            if said is not None and self._learn_refusal(problem, said.use):
-                return True
-            self._notes.append(f"compile {len(self._candidates) + 1}: {error}")
+            said = msa.rejection(str(error))
+            if said is not None:
+                ground.refused |= kinds.accesses(said.use)
+            self._notes.append(f"{label}: {error}")
+            return said is not None
+        self._session.meter.spend(measurements=verified.compiles)
+        for override, why in verified.refused:
+            if isinstance(override.where, msa.UseAt) and msa.is_of_a_kind(why):
+                ground.refused |= kinds.accesses(override.where)
+        if any(c.verified.options == verified.options for c in self._candidates):
             return False
-        self._session.meter.spend(measurements=1)
-        repeated = any(c.verified.options == verified.options for c in self._candidates)
-        for override, _ in verified.refused:
-            if isinstance(override.where, msa.UseAt):
-                self._learn_refusal(problem, override.where)
         self._candidates.append(
             Candidate(
-                label=f"mapping {len(self._plans) + 1}",
+                label=label,
                 mapping=chosen,
                 problem=problem,
                 simulated=found.seconds,
                 verified=verified,
             )
         )
-        self._plans.append(found.plan)
-        self._observations += inputs.observe(
-            self._given.program, verified.program, self._target
-        )
-        return not (repeated and self._session.meter.fraction() > 0.9)
-
-    def _learn_refusal(self, problem: Problem, use: msa.UseAt) -> bool:
-        """Stops proposing prefetches of the kind that the compiler refused; tells if that is new.
-
-        What it refuses at one place (a prefetch for an in-place update of an argument, say) it
-        refuses at all places of that kind, and each refusal costs a compile.
-        """
-        program = problem.program
-
-        def kind(access: Access, name: str, operand: int) -> tuple[object, ...] | None:
-            for found in access.uses:
-                if found.operand == operand and (not name or found.node.name == name):
-                    buffer = program.buffers[access.buffer]
-                    ends = (buffer.is_parameter, buffer.is_live_out, access.writes)
-                    return (found.node.opcode, operand, *ends)
-            return None
-
-        kinds = {kind(a, use.instruction, use.operand) for a in problem.accesses} - {
-            None
-        }
-        new = {a.number for a in problem.accesses if kind(a, "", use.operand) in kinds}
-        grown = not new <= self._refused
-        self._refused |= new
-        return grown
+        ground.observe_own(label, verified)
+        return True
 
     def _best_candidate(self) -> Candidate | None:
         """Returns the best that was compiled, if it beats the compiler's own."""
         if self._default is None:
             return None
-        better = [
-            candidate
-            for candidate in self._candidates
-            if candidate.verified.verdict.total < self._default.verdict.total
-        ]
+        limit = self._default.verdict.total
+        better = [c for c in self._candidates if c.verified.verdict.total < limit]
         return min(better, key=lambda c: c.verified.verdict.total, default=None)
+
+    def _settle(self, ground: Ground) -> None:
+        """Compiles the best mapping once more without the decisions that were not followed."""
+        best = self._best_candidate()
+        if best is None or best.mapping is None or best.verified.share == 1.0:
+            return
+        assert ground.compiler is not None
+        try:
+            settled = ground.compiler.settle(best.verified)
+        except CompilerError as error:
+            self._notes.append(f"{best.label} without what was not followed: {error}")
+            return
+        self._session.meter.spend(measurements=settled.compiles)
+        before, after = best.verified.verdict.total, settled.verdict.total
+        if settled.share > best.verified.share and after <= before * (1 + _SETTLE):
+            best.verified = settled
 
     def _result(
         self,
@@ -481,9 +436,9 @@ class _Loop:
         if chosen is not None:
             # Compared with the compiler's own by the judge of both.
             best = chosen.verified.verdict.total
-            if chosen.mapping is None:
+            if chosen.mapping is None or chosen.problem is None:
                 hand_over, by = "options", "knobs"
-                self._notes.append(f"best is the compiler's {chosen.label}")
+                self._notes.append(f"best is the compiler's own with {chosen.label}")
             else:
                 final, problem = chosen.mapping, chosen.problem
         elif verdict is not None and (
@@ -544,8 +499,3 @@ class _Loop:
         if plan.rank.shape != problem.instance.order.shape:
             return {}
         return {"resumed": plan}
-
-
-def _figures(verdict: Verdict) -> list[str]:
-    seconds = (verdict.total, verdict.instructions, verdict.waits, verdict.cold)
-    return [f"{value * 1e6:.1f} us" for value in seconds]

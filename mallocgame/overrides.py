@@ -12,6 +12,7 @@ from compiler.backends.overrides import (
     UseAt,
 )
 from compiler.hlo import Use, Value
+from mallocgame.accesses import Access
 from mallocgame.instance import Problem
 from mallocgame.mapping import Decision, Mapping
 
@@ -80,8 +81,22 @@ def _of_access(problem: Problem, decision: Decision) -> list[Override]:
             if not access.uses
         ]
     if access.needs_value and access.uses:
+        if access.writes:
+            # An override of a use hits the result of its instruction too, which here is the same
+            # buffer, and its later uses could not be prefetched. So name the value that is read.
+            read = _value_before(problem, access)
+            return [] if read is None else [Override(_position(read), Keep())]
         return [Override(_use(use, size), Keep()) for use in access.uses]
     return [Override(_position(value), Keep()) for value in access.values]
+
+
+def _value_before(problem: Problem, access: Access) -> Value | None:
+    """Returns the value that an in-place update reads, if it is read by nothing else."""
+    buffer = problem.program.buffers[access.buffer]
+    read = [v for v in buffer.values if any(use in v.uses for use in access.uses)]
+    if len(read) == 1 and len(read[0].uses) == len(access.uses):
+        return read[0]
+    return None
 
 
 def _use(use: Use, size: int) -> UseAt:

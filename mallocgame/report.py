@@ -30,7 +30,7 @@ from solvers.report import (
 from solvers.report import render as render_page
 
 if TYPE_CHECKING:
-    from mallocgame.loop import Result
+    from mallocgame.result import Result
 
 _MICRO = 1e6
 

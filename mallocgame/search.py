@@ -24,7 +24,7 @@ from solvers.command import (
 
 if TYPE_CHECKING:  # JAX takes seconds to import; `--help` shall not.
     from compiler.targets import Target
-    from mallocgame.loop import Result
+    from mallocgame.result import Result
 
 _NAME = "mallocgame.search"
 _DEFAULT_TARGET = "tpu-v5e"
@@ -54,6 +54,10 @@ class SearchFlags(Flags):
     """Of planning, per decision."""
     compile_timeout: float = 600.0
     """Seconds that one compile may take."""
+    knobs: bool = True
+    """Search program-level compile options too, such as the scoped-memory limit."""
+    compiler_options: str = ""
+    """Options that hold for every compile, as NAME=VALUE,NAME=VALUE; they are not searched."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,8 +67,24 @@ class SearchFlags(Flags):
             raise ValueError(
                 f"--simulations must lie in 2..1024, not {self.simulations}"
             )
+        self.fixed_options()
         if self.fast_bytes is not None and self.fast_bytes < 4096:
             raise ValueError("--fast-bytes must be at least 4KiB")
+
+    def fixed_options(self) -> dict[str, str]:
+        """Returns the compile options that the user fixed.
+
+        Raises:
+            ValueError: not of the form NAME=VALUE,NAME=VALUE.
+        """
+        pairs = [
+            part.partition("=") for part in self.compiler_options.split(",") if part
+        ]
+        if any(not name or not sign for name, sign, _ in pairs):
+            raise ValueError(
+                f"--compiler-options are NAME=VALUE,..., not {self.compiler_options!r}"
+            )
+        return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def search(flags: SearchFlags, session: Session) -> Report:
@@ -95,6 +115,8 @@ def search(flags: SearchFlags, session: Session) -> Report:
             "lanes": flags.lanes,
             "simulations": flags.simulations,
             "verify": flags.verify,
+            "knobs": flags.knobs,
+            "compiler_options": flags.compiler_options,
         }
     )
     judge = loop.compiler_for(given, target, flags, session)

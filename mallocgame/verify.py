@@ -1,20 +1,31 @@
 """The production compiler's word: recompile with the overrides, judge what it made of them."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from compiler.backends import Compiled, CompilerError, Source, compile_source, from_dump
-from compiler.backends.overrides import Override, UseAt
+from compiler.backends.overrides import (
+    Override,
+    Prefetch,
+    Rejection,
+    SortOverride,
+    UseAt,
+    is_of_a_kind,
+)
 from compiler.backends.repair import apply
 from compiler.cost.judge import Verdict, judge
 from compiler.hlo import Program, build
 from compiler.targets import Target
 from mallocgame import overrides
 from mallocgame.instance import Problem
+from mallocgame.knobs import MIN_OVERLAP
 from mallocgame.mapping import Mapping
 
-# Decisions that the compiler refuses are given up one at a time, a compile each.
-_CONCESSIONS = 3
+# What the compiler refuses is given up, kind by kind, a compile each.
+_CONCESSIONS = 8
+# Of a copy's time that the compiler wants in front of a use; the game knows what waiting costs.
+_MIN_OVERLAP = "0.01"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +41,9 @@ class Verified:
         honoured: of them, those that the compiler followed.
         refused: those of them that had to be given up for the compiler to take the program.
         instead: for each that it did not, the decision and what it did.
+        kept: the overrides that it followed.
+        order: how the cross-program prefetches were chosen.
+        compiles: how many it took.
     """
 
     compiled: Compiled
@@ -40,6 +54,9 @@ class Verified:
     honoured: int
     instead: tuple[tuple[str, str], ...]
     refused: tuple[tuple[Override, str], ...] = ()
+    kept: tuple[Override, ...] = ()
+    order: tuple[SortOverride, ...] = ()
+    compiles: int = 1
 
     @property
     def share(self) -> float:
@@ -102,7 +119,7 @@ class Compiler:
             compiled=compiled,
             program=program,
             verdict=judge(program, self.target),
-            options=options,
+            options={**dict(self.base), **options},
             decisions=0,
             honoured=0,
             instead=(),
@@ -111,26 +128,57 @@ class Compiler:
     def verify(self, problem: Problem, mapping: Mapping) -> Verified:
         """Recompiles with a mapping's overrides; those that the compiler refuses are given up.
 
+        A prefetch that it does not make at all (for an in-place update of an argument, say) it
+        makes at no place of that kind, so all of the kind are given up together.
+
         Raises:
             CompilerError: it refused the program for another reason, or too often.
         """
-        order = overrides.cross_program(problem, mapping)
+        kinds = Kinds(problem)
+
+        def related(said: Rejection, override: Override) -> bool:
+            where = override.where
+            if not is_of_a_kind(said.why) or not isinstance(override.action, Prefetch):
+                return False
+            return isinstance(where, UseAt) and kinds.same(where, said.use)
+
+        return self._apply(
+            overrides.overrides(problem, mapping),
+            overrides.cross_program(problem, mapping),
+            related,
+        )
+
+    def settle(self, found: Verified) -> Verified:
+        """Recompiles with nothing but the overrides that were followed.
+
+        Raises:
+            CompilerError: it refused those.
+        """
+        return self._apply(found.kept, found.order, lambda *_: False)
+
+    def _apply(
+        self,
+        decisions: Sequence[Override],
+        order: Sequence[SortOverride],
+        related: Callable[[Rejection, Override], bool],
+    ) -> Verified:
         applied = apply(
             self.source,
             self.topology,
-            overrides.overrides(problem, mapping),
-            knobs=dict(self.base),
+            decisions,
+            knobs={**dict(self.base), MIN_OVERLAP: _MIN_OVERLAP},
             order=order,
             cross_program_prefetches=len(order),
             max_repairs=_CONCESSIONS,
+            related=related,
             timeout=self.timeout,
         )
         program = build(applied.compiled.module)
-        kept = [outcome for outcome in applied.outcomes if outcome.is_honoured]
+        kept = [o.override for o in applied.outcomes if o.is_honoured]
         instead = [
             (_describe(o.override), o.instead)
             for o in applied.outcomes
-            if o not in kept
+            if not o.is_honoured
         ]
         refused = [
             (_describe(override), f"refused: {why}")
@@ -145,7 +193,40 @@ class Compiler:
             honoured=len(kept),
             instead=(*refused, *instead),
             refused=tuple(applied.refused),
+            kept=tuple(kept),
+            order=tuple(order),
+            compiles=applied.compiles,
         )
+
+
+class Kinds:
+    """Which uses are alike to the compiler, as far as it refuses prefetches by kind."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._of: dict[tuple[str, int], tuple[object, ...]] = {}
+        self._accesses: dict[tuple[object, ...], set[int]] = {}
+        for access in problem.accesses:
+            buffer = problem.program.buffers[access.buffer]
+            for use in access.uses:
+                kind = (
+                    use.node.opcode,
+                    use.operand,
+                    buffer.is_parameter,
+                    buffer.is_live_out,
+                    access.writes,
+                )
+                self._of[use.node.name, use.operand] = kind
+                self._accesses.setdefault(kind, set()).add(access.number)
+
+    def same(self, one: UseAt, other: UseAt) -> bool:
+        """Returns whether two uses are of one kind."""
+        kind = self._of.get(one[:2])
+        return kind is not None and kind == self._of.get(other[:2])
+
+    def accesses(self, use: UseAt) -> set[int]:
+        """Returns the accesses of a use's kind."""
+        kind = self._of.get(use[:2])
+        return set() if kind is None else set(self._accesses[kind])
 
 
 def same_schedule(program: Program, compiled: Compiled) -> str | None:

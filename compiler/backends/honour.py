@@ -8,9 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from compiler.backends import readback
 from compiler.backends.base import Compiled
 from compiler.backends.overrides import Keep, Override, Pin, PositionAt, Prefetch, UseAt
-from compiler.hlo import tables
+from compiler.hlo import ShapeIndex, tables
 
 
 class Span(NamedTuple):
@@ -42,11 +43,20 @@ class Placement:
         buffers: Iterable[tables.BufferRow],
         allocations: Iterable[tables.AllocationRow],
         crossing: Iterable[str] = (),
+        fast: Iterable[tuple[str, ShapeIndex]] = (),
     ) -> None:
+        """
+        Args:
+            buffers: the table of values.
+            allocations: the table of their places.
+            crossing: values that were prefetched across programs.
+            fast: results that are in fast memory in the final module.
+        """
         raw: dict[int, list[Span]] = defaultdict(list)
         for row in allocations:
             raw[row.buffer_id].append(Span(row.start_time, row.end_time))
         self.crossing = frozenset(crossing)
+        self._fast = frozenset(fast)
         self.spans: dict[str, list[Span]] = {}
         self._defined: dict[str, int] = {}
         self._uses: dict[str, list[tuple[int, str]]] = defaultdict(list)
@@ -65,8 +75,12 @@ class Placement:
             return Outcome(override, False, "prefetched across programs")
         found = self._find(where)
         if found is None:
-            # A use that is not the compiler's to place reads slow memory, as asked.
-            kept = isinstance(where, UseAt) and isinstance(action, Keep)
+            # What is not the compiler's to place (a value that shares the place of another, say)
+            # is in slow memory unless the final module says otherwise.
+            kept = isinstance(action, Keep) and (
+                isinstance(where, UseAt)
+                or (where.instruction, where.tuple_index) not in self._fast
+            )
             kind = "use" if isinstance(where, UseAt) else "value"
             return Outcome(override, kept, f"not a {kind} that the compiler places")
         name, time = found
@@ -109,6 +123,11 @@ def read_placement(compiled: Compiled) -> Placement:
             copy.source
             for copy in compiled.copies
             if copy.cross_program_index is not None
+        ),
+        (
+            place
+            for place, space in compiled.memory_spaces.items()
+            if space == readback.FAST
         ),
     )
 

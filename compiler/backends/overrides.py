@@ -247,6 +247,11 @@ _REJECTED = re.compile(
 )
 
 
+def is_of_a_kind(why: str) -> bool:
+    """Returns whether a refusal has to do with what is read, not when: there is no such prefetch at all."""
+    return "does not match requested" in why
+
+
 def rejection(message: str) -> Rejection | None:
     """Returns which override a failed compile names, or None if it failed for another reason."""
     match = _REJECTED.search(message)

@@ -19,6 +19,7 @@ class Applied(NamedTuple):
         options: the compile options that hold them.
         outcomes: what became of each of them.
         refused: decisions that had to be given up, with the compiler's reason.
+        compiles: how many it took.
     """
 
     compiled: Compiled
@@ -26,6 +27,7 @@ class Applied(NamedTuple):
     options: dict[str, str]
     outcomes: list[honour.Outcome]
     refused: list[tuple[ov.Override, str]]
+    compiles: int = 1
 
     @property
     def honoured(self) -> float:
@@ -48,6 +50,7 @@ def apply(
     cross_program_prefetches: int | None = None,
     outstanding_prefetches: int | None = 1000,
     max_repairs: int = 16,
+    related: Callable[[ov.Rejection, ov.Override], bool] = lambda *_: False,
     compile_fn: Callable[..., Compiled] = compile_source,
     **compile_arguments: Any,
 ) -> Applied:
@@ -61,7 +64,8 @@ def apply(
         order: changes of the order of assignment.
         cross_program_prefetches: as for `overrides.options`.
         outstanding_prefetches: as for `overrides.options`.
-        max_repairs: refusals after which the last error is raised.
+        max_repairs: compiles that may fail before the last error is raised.
+        related: tells which further decisions to give up together with a refused one.
         compile_fn: instead of `compile_source` (tests).
         **compile_arguments: for `compile_source`: `timeout`, `cache`.
 
@@ -70,7 +74,9 @@ def apply(
     """
     left = list(overrides)
     refused: list[tuple[ov.Override, str]] = []
+    compiles = 0
     while True:
+        compiles += 1
         options = {
             **(knobs or {}),
             **ov.options(left, order, cross_program_prefetches, outstanding_prefetches),
@@ -80,11 +86,11 @@ def apply(
         except CompilerError as error:
             said = ov.rejection(str(error))
             dropped = [o for o in left if said and said.concerns(o)]
-            if not said or not dropped or len(refused) >= max_repairs:
+            if not said or not dropped or compiles > max_repairs:
                 raise
+            dropped += [o for o in left if o not in dropped and related(said, o)]
             refused += [(o, said.why) for o in dropped]
             left = [o for o in left if o not in dropped]
         else:
-            return Applied(
-                compiled, left, options, honour.outcomes(left, compiled), refused
-            )
+            kept = honour.outcomes(left, compiled)
+            return Applied(compiled, left, options, kept, refused, compiles)
