@@ -26,7 +26,9 @@ def main() -> int:
     from compiler import backends
     from mallocgame import offload
 
-    jax.config.update("jax_hlo_source_file_canonicalization_regex", f"{HERE}/")
+    jax.config.update(
+        "jax_hlo_source_file_canonicalization_regex", f"{HERE.parents[1]}/"
+    )
     step = train_step.make_train_step()
     arguments = train_step.abstract_arguments()
     try:

@@ -1,7 +1,7 @@
 """What a user calls the tensors of a compiled program.
 
 Arguments carry their path (`state['m']['embed']`) in the dump. `checkpoint_name` leaves no trace in it,
-so `record` writes down, from the function itself, which source places make the named values:
+so `record` writes down, from the function itself, which operations at which source places make the named values:
 
     mallocgame.offload.record(train_step, *args, out="dump")
 
@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from compiler.hlo import Computation, Node, Program, ShapeIndex
 from compiler.hlo.frames import Place
@@ -36,18 +36,25 @@ _SUMMARY = re.compile(r"(?P<file>.*?):(?P<line>\d+)(:(?P<column>\d+))? \(.*\)")
 _DEPTH = 200  # Of chains followed back.
 
 
+class Maker(NamedTuple):
+    """An operation of JAX, such as `dot_general`, at a place in the source."""
+
+    place: Place
+    operation: str
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Named:
     """One `checkpoint_name` of a function, in the order in which the function makes them.
 
     Attributes:
         name: the name.
-        places: where the value may be made, the nearest first.
+        makers: what may make the value, the nearest first.
         elements: of the array.
     """
 
     name: str
-    places: tuple[Place, ...]
+    makers: tuple[Maker, ...]
     elements: int
 
 
@@ -135,8 +142,12 @@ def record(
     found = trace(jitted.trace(*args).jaxpr.jaxpr)
     Path(out).mkdir(parents=True, exist_ok=True)
     entries = [
-        {"name": n.name, "places": [list(p) for p in n.places], "elements": n.elements}
-        for n in found
+        {
+            "name": named.name,
+            "elements": named.elements,
+            "makers": [[*maker.place, maker.operation] for maker in named.makers],
+        }
+        for named in found
     ]
     return write_json(Path(out) / FILE, {"schema_version": 1, "names": entries})
 
@@ -154,10 +165,14 @@ def load(dump: Path) -> tuple[Named, ...] | None:
     found = read_json(path)
     try:
         return tuple(
-            Named(n["name"], tuple(Place(*p) for p in n["places"]), n["elements"])
-            for n in found["names"]
+            Named(
+                name=entry["name"],
+                makers=tuple(Maker(Place(*m[:3]), m[3]) for m in entry["makers"]),
+                elements=entry["elements"],
+            )
+            for entry in found["names"]
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"{path} is not what mallocgame.offload.record writes") from (
             error
         )
@@ -172,7 +187,7 @@ def trace(jaxpr: Any) -> tuple[Named, ...]:
     return tuple(
         Named(
             name=str(mark.params["name"]),
-            places=tuple(_places(mark.invars[0], made, comes_from)),
+            makers=tuple(_makers(mark.invars[0], made, comes_from)),
             elements=math.prod(mark.outvars[0].aval.shape),
         )
         for mark in marks
@@ -214,9 +229,9 @@ def _jaxprs(value: Any) -> Iterator[Any]:
             yield from _jaxprs(entry)
 
 
-def _places(
+def _makers(
     variable: Any, made: Mapping[Any, Any], comes_from: Mapping[Any, Sequence[Any]]
-) -> Iterator[Place]:
+) -> Iterator[Maker]:
     from jax.extend import source_info_util
 
     queue = [variable]
@@ -233,7 +248,8 @@ def _places(
         match = _SUMMARY.fullmatch(source_info_util.summarize(equation.source_info))
         if match and equation.primitive.name != "name":
             column = int(match["column"] or 0)
-            yield Place(Path(match["file"]).name, int(match["line"]), column)
+            place = Place(Path(match["file"]).name, int(match["line"]), column)
+            yield Maker(place, equation.primitive.name)
         if equation.primitive.name in _SAME_IN_JAX:
             queue += equation.invars
 
@@ -325,44 +341,42 @@ def label(
     that wait longest are meant.
     """
     origins = Origins(program, places)
-    at_place: dict[tuple[Place, ...], list[Named]] = {}
+    alike: dict[tuple[Maker, ...], list[Named]] = {}
     for entry in named:
-        at_place.setdefault(entry.places, []).append(entry)
-    members: dict[tuple[Place, ...], list[int]] = {}
+        alike.setdefault(entry.makers, []).append(entry)
+    # Tensors by what made their data: one may have been copied.
+    made: dict[tuple[Maker, ...], dict[Node, list[int]]] = {key: {} for key in alike}
+    result = list(candidates)
     for number, candidate in enumerate(candidates):
-        key = None
-        if candidate.kind != "argument":
-            key = _match(origins, candidate, at_place)
-        if key is not None:
-            members.setdefault(key, []).append(number)
-    result = [
-        dataclasses.replace(c, name=_path(program, c)) if c.kind == "argument" else c
-        for c in candidates
-    ]
-    missed = [
-        entry.name for key in at_place if key not in members for entry in at_place[key]
-    ]
-    for key, numbers in members.items():
-        entries = at_place[key]
-        waits: dict[int, int] = {}
-        for n in numbers:
-            c = candidates[n]
-            waits[c.buffer] = max(waits.get(c.buffer, 0), c.last - c.first)
-        found = sorted(waits, key=lambda b: -waits[b])
-        if len({entry.name for entry in entries}) == 1:
-            by_buffer = dict.fromkeys(found, entries[0].name)
-        elif len(found) >= len(entries):
-            # The last layer's result, say, waits for nobody.
-            order = sorted(
-                found[: len(entries)], key=lambda b: program.buffers[b].definition_time
-            )
-            by_buffer = {b: e.name for b, e in zip(order, entries)}
-        else:
+        if candidate.kind == "argument":
+            path = _path(program, candidate)
+            result[number] = dataclasses.replace(candidate, name=path)
+            continue
+        match = _match(origins, candidate, alike)
+        if match is not None:
+            key, node = match
+            made[key].setdefault(node, []).append(number)
+    missed = []
+    for key, entries in alike.items():
+        tensors = [_originals(program, candidates, n) for n in made[key].values()]
+        if len({entry.name for entry in entries}) == 1 and tensors:
+            entries = entries[:1] * len(tensors)
+        if len(tensors) < len(entries):
             missed += [entry.name for entry in entries]
             continue
-        for n in numbers:
-            name = by_buffer.get(candidates[n].buffer)
-            result[n] = dataclasses.replace(candidates[n], name=name)
+
+        def waits(numbers: Sequence[int]) -> int:
+            return max(candidates[n].last - candidates[n].first for n in numbers)
+
+        def start(numbers: Sequence[int]) -> int:
+            buffers = (program.buffers[candidates[n].buffer] for n in numbers)
+            return min(buffer.definition_time for buffer in buffers)
+
+        # The last layer's result, say, waits for nobody.
+        meant = sorted(tensors, key=waits, reverse=True)[: len(entries)]
+        for entry, numbers in zip(entries, sorted(meant, key=start)):
+            for n in numbers:
+                result[n] = dataclasses.replace(result[n], name=entry.name)
     return tuple(_longest_gaps(result)), tuple(dict.fromkeys(missed))
 
 
@@ -387,16 +401,38 @@ def is_residual(origins: Origins, candidate: Candidate) -> bool:
 def _match(
     origins: Origins,
     candidate: Candidate,
-    at_place: Mapping[tuple[Place, ...], Sequence[Named]],
-) -> tuple[Place, ...] | None:
+    alike: Mapping[tuple[Maker, ...], Sequence[Named]],
+) -> tuple[tuple[Maker, ...], Node] | None:
+    """Returns the makers of a name, and which operation of them made a candidate's data."""
+    found: tuple[tuple[Maker, ...], Node] | None = None
     for node in origins.of(candidate):
         if _is_backward(node) or node.shape.is_tuple:
             continue
         where = origins.place(node)
-        for key, entries in at_place.items():
-            if where in key and entries[0].elements == node.shape.num_elements:
-                return key
-    return None
+        if where is None:
+            continue
+        maker = Maker(where, node.attributes.metadata.op_name.rpartition("/")[2])
+        for key, entries in alike.items():
+            fits = maker in key and entries[0].elements == node.shape.num_elements
+            if fits and (found is None or found[0] == key):
+                found = key, node
+    return found
+
+
+def _originals(
+    program: Program, candidates: Sequence[Candidate], numbers: Sequence[int]
+) -> list[int]:
+    """Of candidates with the same data: all stacks, or those of the tensor that was made first."""
+    stacks = [n for n in numbers if candidates[n].kind == "stack"]
+    if stacks:
+        return stacks
+
+    def start(number: int) -> tuple[int, int]:
+        buffer = program.buffers[candidates[number].buffer]
+        return buffer.definition_time, buffer.id
+
+    first = min(map(start, numbers))
+    return [n for n in numbers if start(n) == first]
 
 
 def _is_backward(node: Node) -> bool:

@@ -280,8 +280,8 @@ class _Touches:
             return [stack]
         if stack is not None and partner is not None:
             other, back = self._stack(partner)
-            written = stack.copies_out, other is not None and other.copies_out
-            if back is buffer and sorted(written) == [False, True]:
+            one_writes = other is not None and other.copies_out != stack.copies_out
+            if back is buffer and one_writes:
                 first = min(buffer.id, partner.id)
                 return [dataclasses.replace(stack, pair=first)]
         spans = touch_spans(self._program, buffer)
@@ -301,13 +301,13 @@ class _Touches:
                     written,
                 )
             ]
-        first = buffer.values[0].node
+        node = buffer.values[0].node
         region = self._program.regions[
             self._program.instructions[buffer.definition_time].region
         ]
         if region.parent is not None:
             return []
-        if _is_fill(first, buffer.values[0].index):
+        if _is_fill(node, buffer.values[0].index):
             spans = spans[1:]  # A fill is made again sooner than copied.
         return [
             Candidate("gap", buffer.id, buffer.size, a[1], b[0], True)
