@@ -73,10 +73,10 @@ class Picker:
 
     Args:
         clock: elapsed times.
-        copy: seconds that the copy takes.
+        least: shortest interval in seconds.
+        preferred: the one liked best.
         reduction: seconds by which the use is faster with the buffer in fast memory.
         bounds: earliest start, and time by which the copy must be done.
-        overlaps: least and preferred interval, in copies.
         longest: longest interval in seconds.
         first: start to try first, whatever is preferred by length.
 
@@ -89,18 +89,17 @@ class Picker:
         self,
         clock: Clock,
         *,
-        copy: float,
+        least: float,
+        preferred: float,
         reduction: float,
         bounds: tuple[int, int],
-        overlaps: tuple[float, float],
         longest: float,
         first: int | None = None,
     ) -> None:
         start, self._end = bounds
         self._until = clock.until(self._end)
         self._same = clock.depth[: self._end + 1] == clock.depth[self._end]
-        shortest = np.float32(overlaps[0]) * np.float32(copy)
-        enough = self._same & (shortest <= self._until + np.float32(reduction))
+        enough = self._same & (np.float32(least) <= self._until + np.float32(reduction))
         late = np.flatnonzero(enough[start : self._end])
         self.latest = start + int(late[-1]) if len(late) else start - 1
         # Strictly in front of the latest start, which is taken whatever its length.
@@ -108,7 +107,7 @@ class Picker:
         fits = np.flatnonzero(early[start : max(self.latest, start)])
         self.earliest = start + int(fits[0]) if len(fits) else max(self.latest, start)
         self._wish = first
-        self._preferred = np.float32(overlaps[1]) * np.float32(copy)
+        self._preferred = np.float32(preferred)
 
     def __iter__(self) -> Iterator[int]:
         if self.earliest > self.latest:

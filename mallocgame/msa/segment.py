@@ -93,7 +93,6 @@ class Segments:
         self._longest = (
             settings.capacity / settings.slow_bandwidth * settings.max_overlap
         )
-        self._typical = settings.typical_bytes / settings.slow_bandwidth
         self._rectangles: list[Rectangle] = []
         self._copies: list[tuple[CopyQueue, Copy]] = []
 
@@ -284,7 +283,8 @@ class Segments:
             self.clock,
             last.start,
             request.end,
-            max(seconds, self._typical),
+            max(size * settings.eviction_scale, settings.floor_bytes)
+            / settings.slow_bandwidth,
             settings.preferred_overlap,
             self.retry,
         )
@@ -334,10 +334,14 @@ class Segments:
         seconds = 0.0 if planned else size / settings.slow_bandwidth
         picker = Picker(
             self.clock,
-            copy=max(size / settings.slow_bandwidth, self._typical),
+            least=settings.min_overlap
+            * max(size, settings.least_floor_bytes)
+            / settings.slow_bandwidth,
+            preferred=settings.preferred_overlap
+            * max(size * settings.prefetch_scale, settings.floor_bytes)
+            / settings.slow_bandwidth,
             reduction=self._costs.reduction(request.served.use),
             bounds=(start, end),
-            overlaps=(settings.min_overlap, settings.preferred_overlap),
             longest=self._longest,
             first=None if request.preferred is None else max(request.preferred, start),
         )

@@ -19,6 +19,10 @@ class Settings:
         min_overlap: time in front of a use, in copies of the buffer, that a prefetch needs.
         preferred_overlap: the same that it likes best.
         max_overlap: longest time without an access, in copies of the whole fast memory.
+        floor_bytes: a smaller buffer prefers the distances of one of this size.
+        least_floor_bytes: the same for the least distance of a prefetch.
+        prefetch_scale: share of a larger buffer's size that counts for its preferred distance.
+        eviction_scale: the same for the distance of an eviction.
         max_prefetches: copies into fast memory in flight.
         max_evictions: copies out of it in flight.
         max_retries: attempts per buffer.
@@ -26,6 +30,9 @@ class Settings:
         inefficient_ratio: least share of a copied buffer's bytes that must be accessed.
         max_slices: pieces of a sliced prefetch; below 2 nothing is sliced.
         min_sliced_bytes: smallest buffer that is sliced.
+        min_loop_iterations: repetitions from which on an unrolled loop is planned as one.
+        loop_copy_ratio: share of a copy that has to be hidden there.
+        loop_pipelines: whether a copy over a whole period is always good enough.
         max_cross_program: buffers prefetched by the run before.
         free_cross_program: whether such a buffer may be fetched again at the program's end.
     """
@@ -36,7 +43,12 @@ class Settings:
     min_overlap: float = 1.0
     preferred_overlap: float = 2.0
     max_overlap: float = 8.0
-    typical_bytes: int = 4300 * 1024
+    # Seen in dumps: prefetches and evictions of small buffers keep distances from their uses as
+    # though they were of some MiB, those of large ones somewhat less than their size asks for.
+    floor_bytes: int = 4 * MIB
+    least_floor_bytes: int = 14 * MIB // 5
+    prefetch_scale: float = 0.8
+    eviction_scale: float = 0.7
     max_prefetches: int = 40
     max_evictions: int = 40
     max_retries: int = 2
@@ -45,7 +57,8 @@ class Settings:
     # Seen in dumps: arrays of 1.125 MiB are sliced in four, of 1 000 KiB and less never.
     max_slices: int = 4
     min_sliced_bytes: int = MIB
-    min_loop_iterations: float = 3.0
+    # Four repetitions are not planned as a loop, eight are; the ratio made no difference.
+    min_loop_iterations: float = 5.0
     loop_copy_ratio: float = 0.7
     loop_pipelines: bool = True
     max_cross_program: int = 1
