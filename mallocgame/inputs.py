@@ -7,10 +7,10 @@ from pathlib import Path
 
 from compiler.backends import readback
 from compiler.cost.instruction import instruction_costs
-from compiler.cost.judge import placements
 from compiler.cost.model import CostModel, Observation, analytic, fit
 from compiler.hlo import InputError, Program, build, load
 from compiler.targets import TARGETS, Target
+from mallocgame.accesses import list_accesses
 from solvers.command import Exit, Failure
 
 _SUFFIX = r"\.hlo\.pb(\.gz)?$"
@@ -56,7 +56,7 @@ def read(path: Path) -> Input:
     """Reads a dump file, or chooses the right one in a dump folder.
 
     Raises:
-        Failure: status 3 or 4: nothing there that could be read, or nothing scheduled.
+        Failure: status 3 or 4: nothing there that could be read, or nothing to be placed.
         InputError: the file is not a scheduled HLO module.
     """
     notes = []
@@ -67,6 +67,7 @@ def read(path: Path) -> Input:
         )
         path = chosen
     program = build(load(path))
+    _check(program, path)
     sibling = _sibling(path, _COMPILED)
     compiled = None
     if sibling is not None and sibling != path:
@@ -85,6 +86,33 @@ def read(path: Path) -> Input:
     )
 
 
+def _check(program: Program, path: Path) -> None:
+    """Refuses programs that there is no game for.
+
+    An empty array among others needs no place, and that is all; one must be left that does.
+
+    Raises:
+        Failure: status 4.
+    """
+    for buffer in program.buffers:
+        sizes = {value.size for value in buffer.values}
+        if len(sizes) > 1:
+            names = sorted({value.name for value in buffer.values})
+            raise Failure(
+                "shapes_contradict",
+                f"{path}: {', '.join(names[:3])} share one buffer and have "
+                f"different sizes: {', '.join(map(str, sorted(sizes)))} bytes",
+                Exit.INVALID,
+            )
+    if not list_accesses(program):
+        raise Failure(
+            "nothing_to_place",
+            f"{path}: no array of module {program.name} could be in fast memory "
+            "(scalars, tuples and empty arrays need no place)",
+            Exit.INVALID,
+        )
+
+
 def cost_model(given: Input, target: Target) -> CostModel:
     """Returns the program's costs: the compiler's own where the dump has them."""
     model = analytic(instruction_costs(given.program), target)
@@ -95,6 +123,8 @@ def cost_model(given: Input, target: Target) -> CostModel:
 
 def observe(program: Program, compiled: Program, target: Target) -> list[Observation]:
     """Returns the compiler's estimates in a compiled module of the same program."""
+    from compiler.cost.judge import placements  # Reading alone does without JAX.
+
     cycles = readback.cycles(compiled.module)
     placed = placements(compiled)
     times = program.times

@@ -97,13 +97,14 @@ def search(flags: SearchFlags, session: Session) -> Report:
 
         return command.search(flags, session, located)
     one_of("strategy", flags.strategy, ("auto", "climb", "mcts", "msa", "greedy"))
-    _set_up_jax()
     from mallocgame import inputs
 
     given = inputs.read(flags.input)
     for note in given.notes:
         session.note(note)
     target = _target(flags, given.target_name)
+    # Only now, so that a bad input is refused at once.
+    _set_up_jax()
     from mallocgame import loop
 
     resumed = session.begin(
