@@ -182,6 +182,7 @@ def _offload(
             bound,
             only_greedy=flags.strategy == "greedy",
             before=plans.chosen_before(problem, before),
+            out_of_time=session.meter.done,
             spend=lambda count: session.meter.spend(simulations=count),
             tell=tell,
         )

@@ -70,6 +70,7 @@ def find(
     *,
     only_greedy: bool,
     before: Chosen | None,
+    out_of_time: Callable[[], bool],
     spend: Callable[[int], None],
     tell: Callable[[float], Any],
 ) -> Outcome | None:
@@ -85,11 +86,14 @@ def find(
         bound: seconds below which no plan can be.
         only_greedy: whether to leave out local search.
         before: choice of an earlier run to start from.
+        out_of_time: whether to stop even if no plan has been packed yet, but for two attempts.
         spend: takes numbers of evaluations.
         tell: takes the seconds of a better plan.
     """
     margin = 0
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
+        if attempt > 1 and out_of_time():
+            return None
         tight = dataclasses.replace(problem, budget=problem.budget - margin)
         best: Plan | None = None
         by = ""
@@ -102,7 +106,7 @@ def find(
         if best is None:
             return None
         resident = residency(problem, best.decisions)
-        packed = _pack(problem, resident, seed, spend)
+        packed = _pack(problem, resident, seed, out_of_time, spend)
         over = resident.fixed + packed.height - problem.budget
         if over <= 0:
             baselines = _baselines(problem, tight, spend)
@@ -110,7 +114,7 @@ def find(
                 baselines["an_earlier_run"] = best.total
             default = next(name for name, cost in baselines.items() if cost is not None)
             return Outcome(best, resident, packed, baselines, default, by)
-        margin += max(over, _LEAST_MARGIN)
+        margin += max(over * (2 + attempt) // 2, _LEAST_MARGIN)
     return None
 
 
@@ -157,7 +161,7 @@ def to_json(problem: Problem, outcome: Outcome, labels: Labels) -> dict[str, Any
             "offload": [name for name in labels.named if name in moved],
             "save": [name for name in labels.named if name not in moved],
             "pinned_host": sorted(
-                d["name"] for d in decisions if d["kind"] == "argument"
+                d["name"] or d["tensor"] for d in decisions if d["kind"] == "argument"
             ),
             "unnamed": sorted(
                 {
@@ -206,7 +210,11 @@ def _rectangles(problem: Problem, outcome: Outcome) -> Iterator[dict[str, Any]]:
 
 
 def _pack(
-    problem: Problem, resident: Residency, seed: int, spend: Callable[[int], None]
+    problem: Problem,
+    resident: Residency,
+    seed: int,
+    out_of_time: Callable[[], bool],
+    spend: Callable[[int], None],
 ) -> Packing:
     """Packs until it fits; the search ends by itself."""
     room = problem.budget - resident.fixed
@@ -214,7 +222,7 @@ def _pack(
     height = room + 1
 
     def fits() -> bool:
-        return height <= room
+        return height <= room or out_of_time()
 
     packed: Packing | None = None
     for tried in packing.search(items, problem.target.alignment, seed, fits):

@@ -28,6 +28,7 @@ Rank = Callable[[float, float, float], float]
 _MOST_REMOVED = 3
 _NOISE = 0.5
 _LINK_WEIGHT = 1e-3  # A second on the link against a second that the program waits.
+_TRIED = 12  # Candidates a step whose plan is made, the most promising first.
 _PATIENCE = 150  # Rounds without a better plan.
 
 
@@ -80,6 +81,7 @@ class Planner:
         self.evaluations = 0
         self._clocks: dict[frozenset[int], Clock] = {}
         self._together = together(problem)
+        self._elapsed = clock(problem, []).elapsed
 
     def plan(self, chosen: Mapping[int, Cover]) -> Plan:
         """Returns the plan of chosen candidates."""
@@ -103,7 +105,10 @@ class Planner:
             best: tuple[tuple[bool, float], Chosen, Plan, NDArray[np.int64]] | None = (
                 None
             )
-            for number in self._can_be_gone(time):
+            first = self.evaluations
+            for number in self._can_be_gone(time, rank):
+                if best is not None and self.evaluations - first >= _TRIED:
+                    break
                 candidate = self.problem.candidates[number]
                 cover = chosen.get(number, Cover()).at(candidate, time)
                 if chosen.get(number) == cover:
@@ -132,8 +137,26 @@ class Planner:
             _, chosen, plan, level = best
         return chosen, plan
 
-    def _can_be_gone(self, time: int) -> list[int]:
-        return [n for n, c in enumerate(self.problem.candidates) if _reaches(c, time)]
+    def _can_be_gone(self, time: int, rank: Rank) -> list[int]:
+        """Candidates that may be gone at a time, the best first as if each had the link to itself."""
+        elapsed = self._elapsed
+        problem = self.problem
+        leaves, returns = int(problem.floor[time]), int(problem.ceil[time])
+        found = []
+        for number, c in enumerate(problem.candidates):
+            if not _reaches(c, time):
+                continue
+            link = problem.link_seconds(c.size)
+            added = 0.0
+            if c.kind == "gap" or (c.kind == "argument" and time > c.last):
+                left = c.first if c.kind == "gap" else c.last
+                if c.copies_out:
+                    added += max(0.0, link - (elapsed[leaves] - elapsed[left + 1]))
+            if c.kind == "gap" or (c.kind == "argument" and time < c.first):
+                needed = c.last if c.kind == "gap" else c.first
+                added += max(0.0, link - (elapsed[needed] - elapsed[returns]))
+            found.append((rank(float(c.size), added, link), -number))
+        return [-number for _, number in sorted(found, reverse=True)]
 
     def _clash(self, chosen: Mapping[int, Cover], number: int) -> bool:
         """One gap per tensor: a policy sends it out once."""
