@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from mallocgame.offload.problem import IN, OUT, Candidate, Problem
 from mallocgame.offload.timeline import clock
 
-
 _MOST_TIMES = 2000
 
 
