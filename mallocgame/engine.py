@@ -11,10 +11,11 @@ import numpy as np
 
 from mallocgame import climb, planner, priority, relaxation, rollout
 from mallocgame.instance import Problem
+from mallocgame.msa import seed as msa_seed
 from mallocgame.rollout import Outcome, Plan
 from mallocgame.types import DROP, Instance, State
 
-_Tree = TypeVar("_Tree", Outcome, State)
+_Tree = TypeVar("_Tree", Outcome, State, Plan)
 
 STRATEGIES = ("auto", "climb", "mcts", "msa", "greedy")
 
@@ -50,19 +51,25 @@ class Found(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Progress: what was spent since the last step, and what is best now."""
+    """Progress: what was spent since the last step, what is best now, and the plans in work."""
 
     simulations: int
     found: Found
+    lanes: climb.Lanes
 
 
 def seeds(problem: Problem) -> dict[str, Plan]:
     """Returns the plans that every search starts from, by name."""
     instance = problem.instance
-    msa = jnp.asarray(priority.buffer_order(problem, priority.msa_ranks(problem)))
+    order = jnp.asarray(priority.buffer_order(problem, priority.msa_ranks(problem)))
     greedy = rollout.plan(instance, instance.order)
     drop = greedy._replace(advice=jnp.full_like(greedy.advice, DROP))
-    return {"msa": rollout.plan(instance, msa), "greedy": greedy, "all_slow": drop}
+    return {
+        "msa": msa_seed.plan(problem),
+        "cascade": rollout.plan(instance, order),
+        "greedy": greedy,
+        "all_slow": drop,
+    }
 
 
 def evaluate(
@@ -98,9 +105,6 @@ def search(
         done: polled between batches.
     """
     best = min(start.values(), key=lambda found: found.seconds)
-    yield Step(len(start), best)
-    if settings.strategy in ("msa", "greedy"):
-        return
     key = jax.random.key(settings.seed)
     pool = sorted(start.values(), key=lambda found: found.seconds)
     plans = _stack([pool[k % len(pool)].plan for k in range(settings.lanes)])
@@ -111,6 +115,9 @@ def search(
         ),
         jnp.int32(0),
     )
+    yield Step(len(start), best, lanes)
+    if settings.strategy in ("msa", "greedy"):
+        return
     turn = 0
     while not done():
         if settings.strategy in ("auto", "climb"):
@@ -120,7 +127,7 @@ def search(
                     problem.instance, lanes, jax.random.fold_in(key, turn)
                 )
                 best = _better(best, outcome, "climb")
-                yield Step(settings.lanes, best)
+                yield Step(settings.lanes, best, lanes)
                 if done():
                     return
         if settings.strategy in ("auto", "mcts"):
@@ -135,7 +142,19 @@ def search(
             if float(episodes.seconds[index]) < best.seconds:
                 outcome = _play(problem.instance, episodes.plan)
                 best = _better(best, _row(outcome, index), "mcts")
-            yield Step(spent, best)
+            yield Step(spent, best, lanes)
+
+
+def fittest(lanes: climb.Lanes, count: int) -> dict[str, Plan]:
+    """Returns the best different plans of the lanes, at most so many, by name."""
+    columns = [np.asarray(column) for column in lanes.plan]
+    chosen: dict[bytes, int] = {}
+    for lane in map(int, np.argsort(np.asarray(lanes.seconds), kind="stable")):
+        content = b"".join(column[lane].tobytes() for column in columns)
+        chosen.setdefault(content, lane)
+    return {
+        f"lane {lane}": _row(lanes.plan, lane) for lane in [*chosen.values()][:count]
+    }
 
 
 @jax.jit

@@ -58,6 +58,9 @@ _GAIN = 0.001
 # Simulations between two compiles of a mapping, and the same for a budget in seconds.
 _ROUND = 400
 _ROUND_SHARE = 0.1
+# Of a round: seconds of compiling, and compiles at most.
+_COMPILING = 10.0
+_MOST_COMPILES = 3
 # Rounds in a row that lead to a mapping that was compiled before.
 _REPEATS = 2
 # What is handed over may be slower by so much if in return all of it is followed.
@@ -315,29 +318,54 @@ class _Loop:
         if resumed:
             plans |= self._load(problem)
         bar.update("compiling the game")
-        start = engine.evaluate(problem, plans, settings)
-        found = self._search(problem, start, settings, bar)
+        first = start = engine.evaluate(problem, plans, settings)
         rounds = repeats = 0
-        while ground.compiler is not None:
-            bar.update("compiling a mapping")
-            repeats = 0 if self._compile(ground, problem, found) else repeats + 1
+        while True:
+            varied = dataclasses.replace(settings, seed=settings.seed + 1000 * rounds)
+            step = self._search(problem, start, varied, bar)
+            if ground.compiler is None:
+                break
+            found = {step.found.by: step.found}
+            if settings.strategy not in ("msa", "greedy"):
+                count = self._num_compiles(ground)
+                found = engine.evaluate(
+                    problem, engine.fittest(step.lanes, count), settings
+                )
+            new = False
+            for candidate in sorted(found.values(), key=lambda f: f.seconds):
+                bar.update("compiling a mapping")
+                new |= self._compile(ground, problem, candidate)
+                if self._session.meter.done():
+                    break
+            repeats = 0 if new else repeats + 1
             if (
                 self._session.meter.done()
                 or repeats >= _REPEATS
-                or self._flags.strategy in ("msa", "greedy")
+                or settings.strategy in ("msa", "greedy")
             ):
                 break
             rounds += 1
             problem = ground.problem()
-            plans = {**ground.seeds(problem), "found": found.plan}
+            plans = ground.seeds(problem)
+            incumbent = min(
+                ground.own, key=lambda label: ground.own[label].verdict.total
+            )
+            if rounds % 2 and incumbent in plans:
+                # From the best that was judged: what the simulator gets wrong of it, it gets as
+                # wrong of what differs little.
+                plans = {incumbent: plans[incumbent]}
             start = engine.evaluate(problem, plans, settings)
-            varied = dataclasses.replace(settings, seed=settings.seed + 1000 * rounds)
-            found = self._search(problem, start, varied, bar)
-        return problem, start, found
+        return problem, first, step.found
+
+    def _num_compiles(self, ground: Ground) -> int:
+        """How many mappings a round has compiled: as many as take no longer than the search."""
+        seconds = max(v.compiled.seconds for v in ground.own.values())
+        return min(max(int(_COMPILING / seconds), 1), _MOST_COMPILES)
 
     def _search(
         self, problem: Problem, start: dict[str, Found], settings: Settings, bar: Any
-    ) -> Found:
+    ) -> engine.Step:
+        """Searches one round, or without a compiler until the budget ends."""
         meter = self._session.meter
         is_round = self._compiler is not None
         end = 1.0
@@ -349,7 +377,6 @@ class _Loop:
             over = is_round and (spent >= _ROUND or meter.fraction() >= end)
             return bool(meter.done()) or over
 
-        found = min(start.values(), key=lambda f: f.seconds)
         # Costs may have been corrected since the last round, so nothing is compared with it.
         shown = math.inf
         for step in engine.search(problem, start, settings, done):
@@ -360,9 +387,8 @@ class _Loop:
                 shown = step.found.seconds
                 self._history.append((self._spent, step.found.seconds))
                 self._save(step.found)
-            found = step.found
-            bar.update(f"{found.seconds * 1e6:.1f} us by {found.by}")
-        return found
+            bar.update(f"{step.found.seconds * 1e6:.1f} us by {step.found.by}")
+        return step
 
     def _compile(self, ground: Ground, problem: Problem, found: Found) -> bool:
         """Compiles a mapping; returns whether it was a new one."""
@@ -448,7 +474,8 @@ class _Loop:
             self._notes.append(
                 "nothing found beats the compiler's own: it is handed over"
             )
-        bound: float | None = relaxation.lower_bound(problem)
+        simulator_bound = relaxation.lower_bound(problem)
+        bound: float | None = simulator_bound
         if bound is not None and chosen is not None and bound > best:
             # It bounds the simulator, not the judge.
             bound = None
@@ -471,6 +498,7 @@ class _Loop:
             baselines=baselines,
             default=default,
             bound=bound,
+            simulator_bound=simulator_bound,
             default_verdict=verdict,
             default_verified=self._default,
             candidates=self._candidates,

@@ -1,6 +1,7 @@
 """From a mapping to what the TPU compiler is told (docs/overrides.md has the evidence)."""
 
 from collections import defaultdict
+from collections.abc import Set
 
 from compiler.backends.overrides import (
     Keep,
@@ -17,18 +18,21 @@ from mallocgame.instance import Problem
 from mallocgame.mapping import Decision, Mapping
 
 
-def overrides(problem: Problem, mapping: Mapping) -> list[Override]:
+def overrides(
+    problem: Problem, mapping: Mapping, leave_out: Set[int] = frozenset()
+) -> list[Override]:
     """Returns the compiler's overrides for a mapping, one per decision that needs one.
 
     A use that finds its buffer in fast memory already needs none; a buffer that is never there, one
-    for each of its values; a cross-program prefetch is chosen by `cross_program`.
+    for each of its values; a cross-program prefetch is chosen by `cross_program`. Buffers in
+    `leave_out` are left to the compiler.
     """
     by_buffer: dict[int, list[Decision]] = defaultdict(list)
     for decision in mapping.decisions:
         by_buffer[problem.accesses[decision.access].buffer].append(decision)
     found: list[Override] = []
     for buffer, decisions in by_buffer.items():
-        if _is_cross_program(problem, decisions):
+        if buffer in leave_out or _is_cross_program(problem, decisions):
             continue
         values = problem.program.buffers[buffer].values
         if all(decision.action == "Drop" for decision in decisions):
@@ -38,7 +42,13 @@ def overrides(problem: Problem, mapping: Mapping) -> list[Override]:
             continue
         for decision in decisions:
             found.extend(_of_access(problem, decision))
-    return found
+    # A value may be named by the access of a region and by one inside it.
+    return list({_place(override): override for override in reversed(found)}.values())
+
+
+def _place(override: Override) -> tuple[object, ...]:
+    where = override.where
+    return where[:3] if isinstance(where, UseAt) else (*where, None, None)
 
 
 def cross_program(problem: Problem, mapping: Mapping) -> list[SortOverride]:

@@ -41,6 +41,7 @@ class Result:
         baselines: simulated times by name.
         default: which of them `best` is compared with.
         bound: proven lower bound of simulated times, or None if the judged time undercuts it.
+        simulator_bound: the same in any case.
         default_verdict: the compiler's own mapping as judged, if the dump or the compiler has it.
         default_verified: the compiler's own compile, if it was asked.
         candidates: mappings that were compiled, in order.
@@ -59,6 +60,7 @@ class Result:
     baselines: dict[str, float | None]
     default: str
     bound: float | None
+    simulator_bound: float
     default_verdict: Verdict | None
     default_verified: Verified | None
     candidates: list[Candidate]
@@ -132,9 +134,14 @@ class Result:
             "capacity_bytes": self.problem.capacity,
             "accesses": len(self.problem.accesses),
             "notes": self.notes,
+            "simulator_bound": self.simulator_bound,
+            "overrides_emitted": 0
+            if self.chosen is None
+            else self.chosen.verified.decisions,
             "compiles": [
                 {
                     "label": candidate.label,
+                    "is_mapping": candidate.mapping is not None,
                     "simulated": candidate.simulated,
                     "judged": candidate.verified.verdict.total,
                     "cold": candidate.verified.verdict.cold,

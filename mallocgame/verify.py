@@ -12,6 +12,7 @@ from compiler.backends.overrides import (
     SortOverride,
     UseAt,
     is_of_a_kind,
+    rejection,
 )
 from compiler.backends.repair import apply
 from compiler.cost.judge import Verdict, judge
@@ -142,11 +143,21 @@ class Compiler:
                 return False
             return isinstance(where, UseAt) and kinds.same(where, said.use)
 
-        return self._apply(
-            overrides.overrides(problem, mapping),
-            overrides.cross_program(problem, mapping),
-            related,
-        )
+        order = overrides.cross_program(problem, mapping)
+        try:
+            return self._apply(overrides.overrides(problem, mapping), order, related)
+        except CompilerError as error:
+            if rejection(str(error)) is not None or error.reason == "timeout":
+                raise
+        # It stumbles over decisions on arguments that results are written over.
+        donated = {
+            buffer.id
+            for buffer in problem.program.buffers
+            if buffer.is_parameter and buffer.is_live_out
+        }
+        decisions = overrides.overrides(problem, mapping, leave_out=donated)
+        again = self._apply(decisions, order, related)
+        return dataclasses.replace(again, compiles=again.compiles + 1)
 
     def settle(self, found: Verified) -> Verified:
         """Recompiles with nothing but the overrides that were followed.
