@@ -12,7 +12,7 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from mallocgame.msa.agreement import Agreement, Solution
@@ -20,10 +20,26 @@ if TYPE_CHECKING:
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 
 
-def compare(
-    name: str,
-) -> tuple["Solution", "Solution", frozenset[str], frozenset[str], float]:
-    """Solves one golden program; returns our solution, the compiler's, crossing values, seconds."""
+class Comparison(NamedTuple):
+    """One golden program, solved by us and by the compiler.
+
+    Attributes:
+        ours: by value.
+        theirs: the same of the compiler's tables.
+        crossing: values that we prefetch across programs.
+        their_crossing: those that the compiler does.
+        seconds: that our solution took.
+    """
+
+    ours: "Solution"
+    theirs: "Solution"
+    crossing: frozenset[str]
+    their_crossing: frozenset[str]
+    seconds: float
+
+
+def compare(name: str) -> Comparison:
+    """Solves one golden program."""
     from compiler.backends import readback
     from compiler.cost.instruction import instruction_costs
     from compiler.hlo import build, load, tables
@@ -63,7 +79,7 @@ def compare(
             (row.start_time, row.end_time)
         )
     mine = frozenset(program.buffers[b].name for b in found.crossing)
-    return ours, theirs, mine, frozenset(crossing), seconds
+    return Comparison(ours, theirs, mine, frozenset(crossing), seconds)
 
 
 def main() -> None:

@@ -42,6 +42,7 @@ class Stay:
         start: first time; that of the first piece of a sliced prefetch.
         end: last time.
         copied: brought by a copy, which starts behind `start - 1`.
+        settled: first time at which all pieces have their place.
     """
 
     buffer: int
@@ -50,6 +51,7 @@ class Stay:
     start: int
     end: int
     copied: bool
+    settled: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,11 @@ class Assignment:
 
 
 def assign(
-    program: Program, counts: InstructionCosts, target: Roofline, settings: Settings
+    program: Program,
+    counts: InstructionCosts,
+    target: Roofline,
+    settings: Settings,
+    crossing: frozenset[int] | None = None,
 ) -> Assignment:
     """Maps a program as the TPU compiler would.
 
@@ -79,13 +85,21 @@ def assign(
         counts: of its instructions.
         target: the chip that costs are computed for.
         settings: of memory-space assignment.
+        crossing: buffers that alone may be prefetched by the run before; None: any.
     """
     order = msa_order(program, memory_boundedness(program, counts, target))
-    return _Assigner(program, Costs(counts, target), settings).run(order)
+    return _Assigner(program, Costs(counts, target), settings, crossing).run(order)
 
 
 class _Assigner:
-    def __init__(self, program: Program, costs: Costs, settings: Settings) -> None:
+    def __init__(
+        self,
+        program: Program,
+        costs: Costs,
+        settings: Settings,
+        may_cross: frozenset[int] | None,
+    ) -> None:
+        self._may_cross = may_cross
         self._program = program
         self._costs = costs
         self._settings = settings
@@ -128,10 +142,13 @@ class _Assigner:
             size = self._program.buffers[number].values[0].size
             for buffer, start, end in self._crossing_stays:
                 if buffer == number:
-                    yield Stay(number, size, offset.bytes, start, end, True)
+                    yield Stay(number, size, offset.bytes, start, end, True, start)
         for number, a in self._final:
             assert a.offset is not None
-            yield Stay(number, a.size, a.offset.bytes, a.start, a.end, a.is_copy)
+            settled = a.slices[-1][0] + 1 if a.slices else a.start
+            yield Stay(
+                number, a.size, a.offset.bytes, a.start, a.end, a.is_copy, settled
+            )
 
     # ---- Before the first buffer ----
 
@@ -140,6 +157,8 @@ class _Assigner:
         for buffer in cross_program.candidates(self._program, settings.capacity):
             if len(self._crossing) >= settings.max_cross_program:
                 return
+            if self._may_cross is not None and buffer.id not in self._may_cross:
+                continue
             stays = cross_program.reserve(self._segments, buffer, times, pressure)
             if stays is not None:
                 self._crossing[buffer.id] = Offset(stays[0][0])
@@ -159,9 +178,8 @@ class _Assigner:
         times = self._program.times
         for value in buffer.values:
             node = value.node
-            if node in self._program.module.entry.parameters:
-                yield times[node.name]
-            elif node.opcode == "constant":
+            is_input = node in self._program.module.entry.parameters
+            if is_input or node.opcode == "constant":
                 yield times[node.name]
         if buffer.is_live_out:
             yield times[root]

@@ -84,9 +84,9 @@ def reserve(
 def _end_of_program_start(segments: Segments, last: int, times: int, size: int) -> int:
     """When the copy for the next run would like to start: as far in front of the end as any prefetch."""
     until = segments.clock.until(times)
-    wanted = (
-        segments.settings.preferred_overlap * size / segments.settings.slow_bandwidth
-    )
+    settings = segments.settings
+    size_that_counts = max(size * settings.prefetch_scale, settings.floor_bytes)
+    wanted = settings.preferred_overlap * size_that_counts / settings.slow_bandwidth
     same = segments.clock.depth[: times + 1] == 0
     best = last
     for start in range(last + 1, times + 1):

@@ -168,6 +168,9 @@ def _fingerprint(instruction: Instruction) -> object:
 Served = tuple[int, int, ShapeIndex]  # Index in the period, operand, index.
 
 
+_NOWHERE = Interval(0, 0)
+
+
 @dataclasses.dataclass(eq=False, kw_only=True)
 class _LoopValue:
     """A buffer as one period sees it. Indices count from the period's start.
@@ -193,7 +196,7 @@ class _LoopValue:
     savings: float = 0.0
     served: list[Served] = dataclasses.field(default_factory=list)
     start: int | None = None
-    interval: Interval = Interval(0, 0)
+    interval: Interval = _NOWHERE
     places: Places | None = None
 
     @property

@@ -126,7 +126,7 @@ class Segments:
 
     def may_stay(self, start: int, end: int) -> bool:
         """Whether a buffer may lie in fast memory unused for that long."""
-        return self._longest > self.clock.between(start, end)
+        return bool(self._longest > self.clock.between(start, end))
 
     def allocate(self, request: Request) -> Result:
         """Serves a use, from fast memory if that goes."""
