@@ -1,14 +1,14 @@
 """Orders of play: the program's own, and XLA's sort of buffers by what fast memory is worth."""
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.cost.instruction import memory_boundedness, msa_order
-from compiler.hlo import Buffer, Program
+from compiler.hlo import Program
 from mallocgame.instance import Problem
-
-# Opcodes through which a parameter may still be found to be an activation.
-_CALLERS = frozenset({"while", "conditional", "call"})
+from mallocgame.msa.cross_program import candidates
 
 
 def msa_ranks(problem: Problem) -> NDArray[np.int64]:
@@ -42,29 +42,9 @@ def cross_program_candidates(
 ) -> frozenset[int]:
     """Returns the parameters that XLA would consider first for a cross-program prefetch.
 
-    Arrays of the entry computation that are not results at the same time, are not handed to called
-    computations, and fit; the largest first, then the one whose users are larger.
+    Arrays that do not look like activations; see `mallocgame.msa.cross_program`. Here only those
+    that are never written to.
     """
-
-    def eligible(buffer: Buffer) -> bool:
-        return (
-            buffer.is_parameter
-            and not buffer.is_live_out
-            and buffer.never_fast_reason is None
-            and 0 < buffer.size <= capacity
-            and bool(buffer.uses)
-            and all(program.instructions[use.time].region == 0 for use in buffer.uses)
-            and not any(use.node.opcode in _CALLERS for use in buffer.uses)
-            and not any(value.node.opcode != "parameter" for value in buffer.values)
-        )
-
-    def key(buffer: Buffer) -> tuple[int, int, int]:
-        return (
-            -buffer.size,
-            max(use.time for use in buffer.uses),
-            -buffer.definition_time,
-        )
-
-    return frozenset(
-        b.id for b in sorted(filter(eligible, program.buffers), key=key)[:limit]
-    )
+    found = candidates(program, capacity)
+    plain = (b.id for b in found if len(b.values) == 1 and b.never_fast_reason is None)
+    return frozenset(itertools.islice(plain, limit))

@@ -7,6 +7,7 @@ import pytest
 from compiler.backends.honour import Span
 from mallocgame.msa import Assignment, assign, seed, settings
 from mallocgame.msa.loops import find_loops
+from mallocgame.priority import cross_program_candidates
 from mallocgame.types import COPY, DROP
 from tests.mallocgame import programs
 
@@ -62,6 +63,13 @@ def test_only_what_the_problem_allows_crosses_programs() -> None:
     allowed = programs.golden("mlp", 1.0, frozenset({crossing}))
     outer = next(a.number for a in allowed.accesses if a.cross_program)
     assert seed.plan(allowed).advice[outer] == COPY
+
+
+def test_the_game_offers_what_the_compiler_would_prefetch_across_programs() -> None:
+    for name in NAMES:
+        problem = programs.golden(name)
+        offered = cross_program_candidates(problem.program, problem.capacity)
+        assert offered == _assign(name, 1.0).crossing
 
 
 def test_the_solution_reads_like_the_compilers() -> None:
