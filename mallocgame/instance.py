@@ -15,6 +15,8 @@ from mallocgame.types import Accesses, Instance
 _SMALLEST_BUCKET = 64
 # Prefix sums of ticks stay below this, so that sums of two fit int32.
 _MAX_TICKS = 1 << 29
+# The TPU compiler makes prefetches from this size on in slices (seen in libtpu 0.0.52's compiles).
+_SLICED_BYTES = 1 << 20
 # More than a whole program offers; the sum with its time fits int32 too.
 _MAX_COPY_TICKS = 1 << 30
 
@@ -55,6 +57,7 @@ def build(
     cross_program: frozenset[int] = frozenset(),
     max_cross_program: int = 1,
     not_copied: Set[int] = frozenset(),
+    is_sliced: bool = True,
 ) -> Problem:
     """Returns the game of mapping a program onto a target.
 
@@ -65,6 +68,7 @@ def build(
         cross_program: buffers that the run before may prefetch.
         max_cross_program: how many of them at most.
         not_copied: accesses, by number, that may not be prefetched for.
+        is_sliced: whether the compiler makes large prefetches in slices.
     """
     target = costs.target
     capacity = target.capacity if capacity is None else capacity
@@ -99,6 +103,9 @@ def build(
         min_overlap=jnp.float32(target.min_overlap),
         max_outstanding=jnp.int32(target.max_outstanding),
         max_cross_program=jnp.int32(max_cross_program),
+        sliced_from=jnp.int32(
+            _SLICED_BYTES // target.alignment if is_sliced else _MAX_COPY_TICKS
+        ),
         tick_seconds=jnp.float32(tick),
         all_slow_seconds=jnp.float32((trip * elapsed).sum()),
         traffic_seconds=jnp.asarray(_pad(costs.traffic, times, ""), jnp.float32),

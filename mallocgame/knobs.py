@@ -28,6 +28,8 @@ _MSA = "xla_msa_"
 SCOPED_LIMIT = "xla_tpu_scoped_vmem_limit_kib"
 CROSS_PROGRAM = "xla_max_cross_program_prefetches"
 MIN_OVERLAP = f"{_MSA}min_overlap_to_async_copy_ratio"
+SLICES = "xla_tpu_sliced_prefetch_max_slices"
+LOOP_OPTIMIZER = "xla_tpu_memory_bound_loop_optimizer_options"
 AUTOTUNE = "xla_tpu_autotune_memory_space_assignment"
 
 # The defaults are libtpu's, by its dumped settings (tpu_comp_env.txt).
@@ -39,10 +41,12 @@ KNOBS = (
     Knob(f"{_MSA}max_overlap_to_mem_size_async_copy_ratio", ("8", "1", "32")),
     Knob("xla_tpu_async_copy_bandwidth_scaling_factor", ("1", "0.5", "0.7", "1.5")),
     Knob("xla_tpu_msa_inefficient_use_to_copy_ratio", ("0.5", "0", "0.25", "1")),
+    # It plans repeated layers ahead of everything else, and leaves their caches in slow memory.
+    Knob(LOOP_OPTIMIZER, ("enabled: true", "enabled: false")),
     Knob(f"{_MSA}max_outstanding_prefetches", ("40", "200")),
     Knob(f"{_MSA}max_retries", ("2", "6")),
     Knob(f"{_MSA}max_repacks", ("4", "0", "20")),
-    Knob("xla_tpu_sliced_prefetch_max_slices", ("-1", "1", "8")),
+    Knob(SLICES, ("-1", "1", "8")),
     Knob(
         "xla_tpu_alternate_memory_benefit_scaling_factor_for_large_buffers",
         ("SQRT", "NO_SCALE"),

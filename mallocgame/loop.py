@@ -129,12 +129,19 @@ class Ground:
     def __init__(
         self, program: Program, target: Target, capacity: int, compiler: Compiler | None
     ) -> None:
-        self.program, self.compiler = program, compiler
+        self.program = program
+        self.set_compiler(compiler)
         self.own: dict[str, Verified] = {}
         self.refused: set[int] = set()
         self._capacity = capacity
         self._analytic = analytic(instruction_costs(program), target)
         self._observations: list[Observation] = []
+
+    def set_compiler(self, compiler: Compiler | None) -> None:
+        """Changes the options that hold for mappings; the schedule must be the same."""
+        self.compiler = compiler
+        base = {} if compiler is None else dict(compiler.base)
+        self._is_sliced = base.get(knobs.SLICES) != "1"
 
     def observe(self, compiled: Program) -> None:
         """Takes the compiler's estimates for another placement of the program."""
@@ -167,6 +174,7 @@ class Ground:
             cross_program=candidates.union(*crossing),
             max_cross_program=max(map(len, [candidates, *crossing])),
             not_copied=self.refused,
+            is_sliced=self._is_sliced,
         )
 
     def seeds(self, problem: Problem) -> dict[str, engine.Plan]:
@@ -294,7 +302,7 @@ class _Loop:
         chosen = best.verified.options
         compiler = dataclasses.replace(self._compiler, base=tuple(chosen.items()))
         if best.label in ground.own:
-            ground.compiler = compiler
+            ground.set_compiler(compiler)
             return ground
         program = build(best.verified.compiled.scheduled_module)
         ground = self._ground(program, compiler, chosen)

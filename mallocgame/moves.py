@@ -167,7 +167,10 @@ def _place(
     miss = jnp.abs(
         _overlaps(instance, row.time, row) - jnp.abs(row.eagerness) * row.copy_ticks
     )
-    preferred = jnp.argmin(jnp.where(candidates, miss, jnp.inf)).astype(jnp.int32)
+    miss = jnp.where(candidates, miss, jnp.inf)
+    # Of points with nothing but free instructions between them, the last: it takes least space,
+    # and does not overtake copies that start at those points.
+    preferred = points[-1] - jnp.argmin(miss[::-1]).astype(jnp.int32)
     first = jnp.where(fresh, row.time, jnp.where(jnp.any(candidates), preferred, -1))
 
     def fit(point: Int[Array, ""], reach: Int[Array, ""]) -> Int[Array, ""]:

@@ -17,6 +17,9 @@ from mallocgame import game, moves
 from mallocgame.types import COPY, UNDECIDED, Instance, State
 
 
+NUM_SLICES = 4  # Of a large prefetch, as the TPU compiler makes it.
+
+
 class Plan(NamedTuple):
     """What a search over whole mappings varies."""
 
@@ -89,24 +92,39 @@ def _copies(instance: Instance, state: State) -> Copies:
     copied = (state.action == COPY) & (state.copy_point >= 0)
     evicted = moves.is_fast(state.action) & (state.evict_point >= 0)
     crossing = accesses.cross_program
-    due = jnp.concatenate(
-        [jnp.where(crossing, accesses.first_use, accesses.time), state.evict_end]
-    )
-    from_last_run = jnp.concatenate([crossing, jnp.zeros_like(crossing)])
+    sliced = ~crossing & (accesses.size >= instance.sliced_from)
+    slices = _slices(instance, state.copy_point)
+    part = jnp.where(sliced, 1 / NUM_SLICES, jnp.arange(NUM_SLICES)[:, None] == 0)
+    point = jnp.where(crossing, accesses.last_use + 1, slices)
+    due = jnp.where(crossing, accesses.first_use, accesses.time)
+    times = NUM_SLICES + 1
+    due = jnp.concatenate([jnp.tile(due, NUM_SLICES), state.evict_end])
+    nothing = jnp.zeros_like(crossing)
+    from_last_run = jnp.concatenate([jnp.tile(crossing, NUM_SLICES), nothing])
     # The computation of instruction t is that of point t + 1; behind the last there is none.
     within = instance.point_computation.at[due + 1].get(mode="fill", fill_value=-1)
     return Copies(
-        point=jnp.concatenate(
-            [
-                jnp.where(crossing, accesses.last_use + 1, state.copy_point),
-                state.evict_point,
-            ]
-        ),
+        point=jnp.concatenate([point.reshape(-1), state.evict_point]),
         due=due,
         seconds=jnp.concatenate(
-            [jnp.where(copied, seconds, 0.0), jnp.where(evicted, seconds, 0.0)]
+            [
+                jnp.where(copied, seconds * part, 0.0).reshape(-1),
+                jnp.where(evicted, seconds, 0.0),
+            ]
         ),
-        is_write=jnp.repeat(jnp.array([False, True]), copied.shape[0]),
+        is_write=jnp.concatenate([jnp.tile(nothing, NUM_SLICES), ~nothing]),
         from_last_run=from_last_run,
-        outside=(within != jnp.tile(accesses.computation, 2)) & ~from_last_run,
+        outside=(within != jnp.tile(accesses.computation, times)) & ~from_last_run,
     )
+
+
+def _slices(instance: Instance, start: Int[Array, " N"]) -> Int[Array, "S N"]:
+    """Returns the start points of a prefetch's slices: its time is split evenly (MSA's rule)."""
+    accesses, before = instance.accesses, instance.before_ticks
+    begin = before[start]
+    step = (before[accesses.time] - begin) // NUM_SLICES
+    ticks = begin + jnp.arange(NUM_SLICES)[:, None] * step
+    points = jnp.searchsorted(before, ticks, side="right").astype(jnp.int32) - 1
+    inside = instance.point_computation[points] == accesses.computation
+    points = jnp.clip(jnp.where(inside, points, start), start, accesses.time)
+    return points.at[0].set(start)

@@ -92,6 +92,7 @@ class Instance(NamedTuple):
     min_overlap: Float[Array, ""]
     max_outstanding: Int[Array, ""]
     max_cross_program: Int[Array, ""]
+    sliced_from: Int[Array, ""]  # Granules from which on a prefetch is made in slices.
     tick_seconds: Float[Array, ""]
     all_slow_seconds: Float[Array, ""]
     price: Float[

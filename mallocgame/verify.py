@@ -20,13 +20,14 @@ from compiler.hlo import Program, build
 from compiler.targets import Target
 from mallocgame import overrides
 from mallocgame.instance import Problem
-from mallocgame.knobs import MIN_OVERLAP
+from mallocgame.knobs import LOOP_OPTIMIZER, MIN_OVERLAP
 from mallocgame.mapping import Mapping
 
 # What the compiler refuses is given up, kind by kind, a compile each.
 _CONCESSIONS = 8
-# Of a copy's time that the compiler wants in front of a use; the game knows what waiting costs.
-_MIN_OVERLAP = "0.01"
+# What lets the decisions through: the share of a copy's time that the compiler wants in front of a
+# use (the game knows what waiting costs), and no planning of repeated layers ahead of them.
+_FREE = {MIN_OVERLAP: "0.01", LOOP_OPTIMIZER: "enabled: false"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,7 +178,7 @@ class Compiler:
             self.source,
             self.topology,
             decisions,
-            knobs={**dict(self.base), MIN_OVERLAP: _MIN_OVERLAP},
+            knobs=dict(self.base) | _FREE,
             order=order,
             cross_program_prefetches=len(order),
             max_repairs=_CONCESSIONS,

@@ -32,6 +32,7 @@ BACKENDS: dict[str, Backend] = {
     backend.name: backend for backend in (CpuBackend(), GpuBackend(), TpuBackend())
 }
 _BEFORE = "before_optimizations.hlo.pb"
+_LOWERED = "stablehlo.mlirbc"
 _workers: dict[tuple[tuple[str, str], ...], Worker] = {}
 _workers_lock = threading.Lock()
 
@@ -70,6 +71,8 @@ def from_function(
 def from_dump(path: Path | str) -> Source:
     """Returns the source in a dump: a `before_optimizations.hlo.pb` (or `.gz`), or the folder that holds it.
 
+    Where `dump` left what it compiled beside it, that is taken.
+
     Raises:
         CompilerError: "invalid-module".
         OSError: the file cannot be read.
@@ -85,10 +88,22 @@ def from_dump(path: Path | str) -> Source:
                 f"{path}: {len(found)} files named *{_BEFORE}, expected one",
             )
         path = found[0]
+    lowered = _lowered(path)
+    if lowered.is_file():
+        return Source("stablehlo", unzip(lowered.read_bytes()))
     try:
         return Source("hlo", module_bytes(path.read_bytes()))
     except CompilerError as error:
         raise CompilerError(error.reason, f"{path}: {error}") from None
+
+
+def _lowered(before: Path) -> Path:
+    """Returns where `dump` puts what it compiled, beside a `before_optimizations` file.
+
+    XLA takes some programs apart a little differently when they come from that file.
+    """
+    stem, found, ending = before.name.partition(_BEFORE)
+    return before.with_name(f"{stem}{_LOWERED}{ending}") if found else before / _LOWERED
 
 
 def compile_source(
@@ -186,11 +201,18 @@ def dump(
         files[f"{stem}.memory-space-assignment-{table}.txt"] = path.name
     for target, kept in files.items():
         if (compiled.folder / kept).exists():
-            data = (compiled.folder / kept).read_bytes()
-            (folder / f"{target}.gz" if gz else folder / target).write_bytes(
-                data if gz else unzip(data)
-            )
+            _put(folder / target, (compiled.folder / kept).read_bytes(), gz)
+    if source.kind == "stablehlo":
+        _put(folder / f"{stem}.{_LOWERED}", source.data, gz)
     return compiled
+
+
+def _put(path: Path, data: bytes, gz: bool) -> None:
+    """Writes a file of a dump; `data` may be gzipped or not."""
+    if gz:
+        path.with_name(f"{path.name}.gz").write_bytes(pack(data))
+    else:
+        path.write_bytes(unzip(data))
 
 
 def close() -> None:
