@@ -1,10 +1,10 @@
 """Measures what each setting of each knob does to the tuning programs: the prior of the search.
 
-    python -m benchmarks.tune_knobs [NAME ...] [--target tpu-v5e] [--write]
+    python -m benchmarks.tune_knobs [NAME ...] [--target tpu-v5e] [--knob OPTION] [--write]
 
 Each value of each knob is compiled alone, all others at their defaults, and judged. Prints the
 change of the judged time by value, over the programs, and with `--write` stores mean and deviation
-in `mallocgame/knob_prior.json`. No program of the test half is ever compiled here.
+in `mallocgame/knob_prior.json`; with `--knob`, of one option, beside what is there. No program of the test half is ever compiled here.
 """
 
 import argparse
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=tuning)
     parser.add_argument("--target", default="tpu-v5e")
     parser.add_argument("--timeout", type=float, default=300.0)
+    parser.add_argument("--knob")
     parser.add_argument("--write", action="store_true")
     flags = parser.parse_args()
     for name in flags.names:
@@ -34,7 +35,7 @@ def main() -> None:
     changes: dict[str, list[float]] = {}
     for name in flags.names:
         print(f"{name}:", flush=True)
-        for setting, change in _flips(name, flags.target, flags.timeout):
+        for setting, change in _flips(name, flags.target, flags.timeout, flags.knob):
             changes.setdefault(setting, []).append(change)
             if abs(change) >= 0.001:
                 print(f"  {setting}: {math.expm1(change):+.1%}", flush=True)
@@ -48,11 +49,15 @@ def main() -> None:
             f"{moments['deviation']:.4f} | {min(seen):+.4f} |"
         )
     if flags.write:
+        if flags.knob is not None:
+            effects = json.loads(PRIOR.read_text())["effects"] | effects
         document = {"programs": flags.names, "target": flags.target, "effects": effects}
         PRIOR.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
 
 
-def _flips(name: str, target_name: str, timeout: float) -> list[tuple[str, float]]:
+def _flips(
+    name: str, target_name: str, timeout: float, only: str | None
+) -> list[tuple[str, float]]:
     from benchmarks import workloads
     from compiler.backends import CompilerError, compile_source, from_function
     from compiler.cost.judge import judge
@@ -75,6 +80,8 @@ def _flips(name: str, target_name: str, timeout: float) -> list[tuple[str, float
     base = cost({})
     found = []
     for knob in KNOBS:
+        if only not in (None, knob.option):
+            continue
         for value in knob.values[1:]:
             setting = f"{knob.option}={value}"
             try:

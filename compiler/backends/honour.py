@@ -5,7 +5,7 @@ Independent of how the decisions were made: it compares them with the compiler's
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from compiler.backends import readback
@@ -68,8 +68,25 @@ class Placement:
             for time, use in zip(buffer.use_times, buffer.use_names, strict=True):
                 self._uses[use].append((time, buffer.name))
 
-    def outcome(self, override: Override) -> Outcome:
-        """Returns what became of a decision."""
+    def prefetches(self, overrides: Iterable[Override]) -> dict[str, set[int]]:
+        """Returns the times of the prefetches that decisions ask for, by value name."""
+        found: dict[str, set[int]] = defaultdict(set)
+        for where, action in overrides:
+            place = self._find(where) if isinstance(action, Prefetch) else None
+            if place is not None and isinstance(action, Prefetch):
+                found[place[0]].add(action.time)
+        return found
+
+    def outcome(
+        self, override: Override, prefetches: Mapping[str, set[int]] | None = None
+    ) -> Outcome:
+        """Returns what became of a decision.
+
+        Args:
+            override: the decision.
+            prefetches: what else was asked for; a value that is kept in default memory may still be
+                copied for a later use by one of these.
+        """
         where, action = override
         if isinstance(where, PositionAt) and where.instruction in self.crossing:
             return Outcome(override, False, "prefetched across programs")
@@ -84,7 +101,11 @@ class Placement:
             kind = "use" if isinstance(where, UseAt) else "value"
             return Outcome(override, kept, f"not a {kind} that the compiler places")
         name, time = found
-        return _judge(override, self.spans[name], time)
+        spans = self.spans[name]
+        if isinstance(action, Keep) and isinstance(where, PositionAt) and prefetches:
+            asked = prefetches.get(name, set())
+            spans = [span for span in spans if span.start - 1 not in asked]
+        return _judge(override, spans, time)
 
     def span(self, where: UseAt | PositionAt) -> Span | None:
         """Returns the stay in fast memory that serves a use or holds a new value, or None."""
@@ -135,7 +156,8 @@ def read_placement(compiled: Compiled) -> Placement:
 def outcomes(overrides: Sequence[Override], compiled: Compiled) -> list[Outcome]:
     """Returns what became of each decision in a recompiled program."""
     placement = read_placement(compiled)
-    return [placement.outcome(override) for override in overrides]
+    asked = placement.prefetches(overrides)
+    return [placement.outcome(override, asked) for override in overrides]
 
 
 def _judge(override: Override, spans: list[Span], time: int) -> Outcome:
