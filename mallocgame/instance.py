@@ -19,6 +19,8 @@ _MAX_TICKS = 1 << 29
 _SLICED_BYTES = 1 << 20
 # More than a whole program offers; the sum with its time fits int32 too.
 _MAX_COPY_TICKS = 1 << 30
+# More than any memory has.
+_MAX_GRANULES = 1 << 29
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,7 +165,7 @@ def _columns(
                 "buffer": access.buffer,
                 "time": access.time,
                 "end": access.end,
-                "size": -(-size // target.alignment),
+                "size": min(-(-size // target.alignment), _MAX_GRANULES),
                 "copy_ticks": min(
                     int(np.ceil(size / target.slow_bandwidth / tick)), _MAX_COPY_TICKS
                 ),

@@ -54,8 +54,10 @@ def _counted(loop: Node) -> float | None:
     compare = condition.root
     if compare.opcode != "compare" or compare.attributes.comparison_direction != "LT":
         return None
+    if len(compare.operands) != 2:
+        return None
     counter = _origin(compare.operands[0], condition.parameters[0])
-    if len(compare.operands) != 2 or not isinstance(counter, _Carried):
+    if not isinstance(counter, _Carried):
         return None
     start = _initial(loop, counter.element)
     limit = _origin(compare.operands[1], condition.parameters[0])
