@@ -66,3 +66,20 @@ def test_outcome(
 def test_place_of() -> None:
     assert place_of("fusion.2{1,0}") == PositionAt("fusion.2", (1, 0))
     assert place_of("p.1") == PositionAt("p.1")
+
+
+def test_a_kept_value_may_be_copied_for_a_later_use_that_asked_for_it(
+    placement: Placement,
+) -> None:
+    keep = Override(PositionAt("w"), Keep())
+    asked = placement.prefetches([Override(UseAt("f", 1), Prefetch(4))])
+    assert asked == {"w": {4}}
+    assert placement.outcome(keep, asked).is_honoured
+    assert not placement.outcome(keep).is_honoured
+    assert not placement.outcome(keep, {"w": {3}}).is_honoured
+
+
+def test_a_value_of_which_the_tables_know_nothing_is_looked_up_in_the_module() -> None:
+    keep = Override(PositionAt("u", (1,)), Keep())
+    assert Placement([], []).outcome(keep).is_honoured
+    assert not Placement([], [], fast=[("u", (1,))]).outcome(keep).is_honoured

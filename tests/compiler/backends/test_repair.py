@@ -55,3 +55,17 @@ def test_another_failure_is_passed_on() -> None:
 
     with pytest.raises(CompilerError, match="SIGABRT"):
         apply(SOURCE, "v5e:1x1", [GOOD], compile_fn=dies)
+
+
+def test_what_is_related_is_given_up_with_it_in_the_same_compile() -> None:
+    other = ov.Override(ov.UseAt("g", 1, (), 64), ov.Prefetch(9))
+    applied = apply(
+        SOURCE,
+        "v5e:1x1",
+        [GOOD, BAD, other],
+        related=lambda said, o: o == other and said.use[:2] == ("f", 1),
+        compile_fn=_refuses,
+    )
+    assert applied.overrides == [GOOD]
+    assert [o for o, _ in applied.refused] == [BAD, other]
+    assert applied.compiles == 2
