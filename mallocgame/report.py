@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from compiler.hlo import tables
 from mallocgame.instance import Problem
 from mallocgame.mapping import Mapping
-from mallocgame.verify import Verified
+from mallocgame.verify import Verified, same_schedule
 from solvers.command import Session
 from solvers.report import (
     Bar,
@@ -153,7 +153,8 @@ def _layers(result: "Result") -> list[Layer]:
     """The maps to be compared: the compiler's own, and what the search came to."""
     problem, default, chosen = result.problem, result.default_verified, result.chosen
     layers = []
-    if default is not None:
+    # On another schedule (a knob changed it) its times are not those of this map.
+    if default is not None and same_schedule(problem.program, default.compiled) is None:
         layers.append(_compilers_layer("the compiler's own", default, problem))
     if chosen is not None and chosen.mapping is None:
         name = f"handed over: {chosen.label}"
