@@ -16,7 +16,6 @@ from compiler.cost.simulator import Copies, Timeline, simulate
 from mallocgame import game, moves
 from mallocgame.types import COPY, UNDECIDED, Instance, State
 
-
 NUM_SLICES = 4  # Of a large prefetch, as the TPU compiler makes it.
 
 
