@@ -67,15 +67,21 @@ def _span(problem: Problem, access: Access, placement: Placement) -> Span | None
         return Span(access.time, access.end) if crosses else None
     if access.must_drop:
         return None
+    if access.is_region:
+        found = (
+            placement.spanning(
+                PositionAt(v.node.name, v.index), access.time, access.end
+            )
+            for v in buffer.values
+        )
+        return next((span for span in found if span is not None), None)
     places: list[UseAt | PositionAt] = [
         UseAt(use.node.name, use.operand, use.index, buffer.size) for use in access.uses
     ]
     places += [PositionAt(v.node.name, v.index) for v in access.values]
-    for place in places:
-        found = placement.span(place)
-        if found is not None:
-            return found
-    return None
+    return next(
+        (span for span in map(placement.span, places) if span is not None), None
+    )
 
 
 def _action(access: Access, span: Span, spans: dict[int, Span]) -> int:

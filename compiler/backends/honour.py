@@ -115,6 +115,18 @@ class Placement:
         name, time = found
         return next((s for s in self.spans[name] if s.start <= time <= s.end), None)
 
+    def spanning(self, value: PositionAt, start: int, end: int) -> Span | None:
+        """Returns the stay that holds a value over a whole called computation, or None.
+
+        Args:
+            value: the value that is handed to it.
+            start: its first time.
+            end: the time of its caller, at which the tables no longer count the value itself.
+        """
+        name = value.instruction + _braces(value.tuple_index)
+        spans = self.spans.get(name, [])
+        return next((s for s in spans if s.start <= start and s.end >= end - 1), None)
+
     def _find(self, where: UseAt | PositionAt) -> tuple[str, int] | None:
         """Returns the value's name and the time of its use or definition."""
         if isinstance(where, PositionAt):
