@@ -209,14 +209,21 @@ def _collect(
                 comes_from.setdefault(ours, []).append(theirs)
             for ours, theirs in zip(equation.outvars, sub.outvars):
                 comes_from.setdefault(ours, []).append(theirs)
-            first = equation.params.get("num_consts")
-            if equation.primitive.name == "scan" and first is not None:
-                count = equation.params["num_carry"]
+            if equation.primitive.name == "scan":
+                first, count = _carry(equation.params)
                 for ours, theirs in zip(sub.invars[first : first + count], sub.outvars):
                     comes_from.setdefault(ours, []).insert(0, theirs)
         if not inner:
             for variable in equation.outvars:
                 made[variable] = equation
+
+
+def _carry(scan: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns where a scan's carry begins among the body's arguments, and how many there are."""
+    if "num_consts" in scan:
+        return scan["num_consts"], scan["num_carry"]
+    consts, carry, _ = scan["ft_in"].unpack()  # From JAX 0.12 on.
+    return len(consts), len(carry)
 
 
 def _jaxprs(value: Any) -> Iterator[Any]:
