@@ -18,7 +18,7 @@ import numpy as np
 
 from compiler.backends import CompilerError
 from compiler.backends import overrides as msa
-from compiler.backends.honour import read_placement
+from compiler.backends.honour import Placement, read_placement
 from compiler.cost.instruction import instruction_costs
 from compiler.cost.judge import Verdict, judge
 from compiler.cost.model import CostModel, Observation, analytic, fit
@@ -132,6 +132,7 @@ class Ground:
         self.program = program
         self.set_compiler(compiler)
         self.own: dict[str, Verified] = {}
+        self._placements: dict[str, Placement] = {}
         self.refused: set[int] = set()
         self._capacity = capacity
         self._analytic = analytic(instruction_costs(program), target)
@@ -152,6 +153,7 @@ class Ground:
         """Takes what the compiler made by itself, if it is of the same schedule."""
         if same_schedule(self.program, verified.compiled) is None:
             self.own[label] = verified
+            self._placements[label] = read_placement(verified.compiled)
             self.observe(verified.program)
 
     def costs(self) -> CostModel:
@@ -163,8 +165,8 @@ class Ground:
     def problem(self) -> Problem:
         """Returns the game, with the costs as corrected so far."""
         crossing = [
-            adopt.cross_program(self.program, read_placement(verified.compiled))
-            for verified in self.own.values()
+            adopt.cross_program(self.program, placement)
+            for placement in self._placements.values()
         ]
         candidates = priority.cross_program_candidates(self.program, self._capacity)
         return instance.build(
@@ -180,8 +182,8 @@ class Ground:
     def seeds(self, problem: Problem) -> dict[str, engine.Plan]:
         """Returns the plans to start from: ours, and what the compiler came to."""
         return engine.seeds(problem) | {
-            label: adopt.plan(problem, read_placement(verified.compiled))
-            for label, verified in self.own.items()
+            label: adopt.plan(problem, placement)
+            for label, placement in self._placements.items()
         }
 
 
