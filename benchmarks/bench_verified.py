@@ -127,6 +127,12 @@ def _run(name: str, flags: argparse.Namespace) -> dict[str, Any]:
         "default": default,
         "ours": found["verified"]["best"],
         "search_alone": min(judged, default=None),
+        "default_waits": found["default_waits"],
+        "waits": min(
+            (c for c in found["compiles"] if c["judged"] <= found["verified"]["best"]),
+            key=lambda c: c["judged"],
+            default={"waits": found["default_waits"]},
+        )["waits"],
         "by_knobs": _least(found, False),
         "by_mapping": _least(found, True),
         "bound": min(found["simulator_bound"], found["verified"]["best"]),
@@ -202,6 +208,11 @@ def _summary(title: str, rows: list[dict[str, Any]]) -> list[str]:
         for r in rows
         if r["default"] > r["bound"]
     ]
+    waits = [
+        statistics.mean(r[of] / r[time] for r in rows)
+        for of, time in (("default_waits", "default"), ("waits", "ours"))
+    ]
+    left = sum(r["ours"] - r["bound"] for r in rows)
     after = ", ".join(
         f"{count}: {_geometric([r['default'] / r['best_after'][str(count)] for r in rows]):.4f}"
         for count in MARKS
@@ -211,6 +222,9 @@ def _summary(title: str, rows: list[dict[str, Any]]) -> list[str]:
         f"handed over better {_count(gains, 1)}, equal {_count(gains, 0)}, worse {_count(gains, -1)}; "
         f"search alone better {_count(alone, 1)}, equal {_count(alone, 0)}, worse {_count(alone, -1)}; "
         f"share of the gap to the bound closed, mean {statistics.mean(closed) if closed else 0:.1%}; "
+        f"waiting for copies, mean share of the time: {waits[0]:.1%} in the default, {waits[1]:.1%} "
+        f"in ours; of all time left above the bounds it is "
+        f"{sum(min(r['waits'], r['ours'] - r['bound']) for r in rows) / left if left else 0:.0%}; "
         f"geometric mean after so many compiles: {after}",
         "",
     ]

@@ -9,9 +9,12 @@ benchmarks.tune_knobs` makes it).
 
 import functools
 import json
+import math
 from collections.abc import Mapping
 from importlib import resources
 from typing import NamedTuple
+
+import numpy as np
 
 from compiler.targets import Target
 from solvers.guided import Prior, Vector
@@ -86,35 +89,25 @@ def label(chosen: Mapping[str, str]) -> str:
     return ", ".join(short) or "defaults"
 
 
+def settings() -> list[str]:
+    """Returns what a knob can be set to beside its default, as OPTION=VALUE, knob by knob."""
+    return [f"{knob.option}={value}" for knob in KNOBS for value in knob.values[1:]]
+
+
 def prior(fixed: Mapping[str, str]) -> Prior:
-    """Returns what the tuning programs lead one to expect; nothing of values they did not try."""
-    stored = _stored()
-    flat = Prior.flat(sizes(fixed))
-
-    def rows(
-        which: str, default: tuple[tuple[float, ...], ...]
-    ) -> tuple[tuple[float, ...], ...]:
-        return tuple(
-            tuple(
-                stored.get(f"{knob.option}={value}", {}).get(which, fallback)
-                if number
-                else fallback
-                for number, (value, fallback) in enumerate(
-                    zip(knob.values[: len(row)], row, strict=True)
-                )
-            )
-            for knob, row in zip(KNOBS, default, strict=True)
-        )
-
-    return Prior(
-        mean=rows("mean", flat.mean), deviation=rows("deviation", flat.deviation)
-    )
+    """Returns what the tuning programs lead one to expect of the knobs that are not fixed."""
+    free = [s for s in settings() if s.partition("=")[0] not in fixed]
+    effects = [
+        [math.inf if effect is None else effect for effect in map(told.get, free)]
+        for told in _stored().values()
+    ]
+    return Prior.of_samples(np.array(effects))
 
 
 @functools.cache
-def _stored() -> dict[str, dict[str, float]]:
+def _stored() -> dict[str, dict[str, float | None]]:
+    """Changes of the log of the judged time, by tuning program and setting; None if it failed."""
     file = resources.files("mallocgame") / "knob_prior.json"
-    if not file.is_file():
-        return {}
-    found: dict[str, dict[str, float]] = json.loads(file.read_text())["effects"]
+    found: dict[str, dict[str, float | None]]
+    found = json.loads(file.read_text())["programs"]
     return found

@@ -18,24 +18,19 @@ import numpy as np
 
 from compiler.backends import CompilerError
 from compiler.backends import overrides as msa
-from compiler.backends.honour import Placement, read_placement
-from compiler.cost.instruction import instruction_costs
 from compiler.cost.judge import Verdict, judge
-from compiler.cost.model import CostModel, Observation, analytic, fit
 from compiler.hlo import Program, build
 from compiler.targets import Target
 from mallocgame import (
-    adopt,
     engine,
     inputs,
-    instance,
     knobs,
     mapping,
-    priority,
     relaxation,
     validate,
 )
 from mallocgame.engine import Found, Settings
+from mallocgame.ground import Ground
 from mallocgame.instance import Problem
 from mallocgame.result import Candidate, Result
 from mallocgame.verify import Compiler, Kinds, Verified, same_schedule
@@ -46,11 +41,6 @@ if TYPE_CHECKING:
     from mallocgame.search import SearchFlags
 
 _CHECKPOINT = "best.npz"
-# Everything in slow memory: the second point that the cost model is fitted to.
-ALL_SLOW = {
-    msa.OPTION: "overrides { hlo_position_matcher { size_gte: 1 } keep_in_default_memory {} }",
-    msa.CROSS_PROGRAM_OPTION: "0",
-}
 # Share of the budget for the knobs; they end earlier after so many settings without a gain.
 _KNOBS_SHARE = 0.5
 _PATIENCE = 12
@@ -116,77 +106,6 @@ def run(
     return loop.run(resumed)
 
 
-class Ground:
-    """What mappings are searched on: a program as it is scheduled under some compile options.
-
-    Attributes:
-        program: the scheduled program.
-        compiler: with these options as its base, or None.
-        own: what the compiler made of this very schedule by itself, by label.
-        refused: accesses, by number, that it makes no prefetch for.
-    """
-
-    def __init__(
-        self, program: Program, target: Target, capacity: int, compiler: Compiler | None
-    ) -> None:
-        self.program = program
-        self.set_compiler(compiler)
-        self.own: dict[str, Verified] = {}
-        self._placements: dict[str, Placement] = {}
-        self.refused: set[int] = set()
-        self._capacity = capacity
-        self._analytic = analytic(instruction_costs(program), target)
-        self._observations: list[Observation] = []
-
-    def set_compiler(self, compiler: Compiler | None) -> None:
-        """Changes the options that hold for mappings; the schedule must be the same."""
-        self.compiler = compiler
-        base = {} if compiler is None else dict(compiler.base)
-        self._is_sliced = base.get(knobs.SLICES) != "1"
-
-    def observe(self, compiled: Program) -> None:
-        """Takes the compiler's estimates for another placement of the program."""
-        target = self._analytic.target
-        self._observations += inputs.observe(self.program, compiled, target)
-
-    def observe_own(self, label: str, verified: Verified) -> None:
-        """Takes what the compiler made by itself, if it is of the same schedule."""
-        if same_schedule(self.program, verified.compiled) is None:
-            self.own[label] = verified
-            self._placements[label] = read_placement(verified.compiled)
-            self.observe(verified.program)
-
-    def costs(self) -> CostModel:
-        """Returns the costs as corrected so far."""
-        if not self._observations:
-            return self._analytic
-        return fit(self._analytic, self._observations)
-
-    def problem(self) -> Problem:
-        """Returns the game, with the costs as corrected so far."""
-        crossing = [
-            adopt.cross_program(self.program, placement)
-            for placement in self._placements.values()
-        ]
-        candidates = priority.cross_program_candidates(self.program, self._capacity)
-        return instance.build(
-            self.program,
-            self.costs(),
-            capacity=self._capacity,
-            cross_program=candidates.union(*crossing),
-            max_cross_program=max(map(len, [candidates, *crossing])),
-            not_copied=self.refused,
-            is_sliced=self._is_sliced,
-        )
-
-    def seeds(self, problem: Problem) -> dict[str, engine.Plan]:
-        """Returns the plans to start from: ours, and what the compiler came to."""
-        return engine.seeds(problem) | {
-            label: adopt.plan(problem, placement)
-            for label, placement in self._placements.items()
-        }
-
-
 class _Loop:
     """State of one closed loop."""
 
@@ -248,18 +167,18 @@ class _Loop:
     def _observe_all_slow(self, ground: Ground) -> None:
         assert ground.compiler is not None
         try:
-            slow = ground.compiler.compile(ALL_SLOW)
+            slow = ground.compiler.all_slow()
         except CompilerError as error:
             self._notes.append(f"everything in slow memory: {error}")
             return
         self._session.meter.spend(measurements=1)
-        ground.observe(build(slow.module))
+        ground.observe(slow.program)
 
     def _turn_knobs(self, ground: Ground, bar: Any) -> None:
         """Compiles settings of the program-level options, those first that promise most."""
         assert self._compiler is not None and self._default is not None
         sizes, prior = knobs.sizes(self._fixed), knobs.prior(self._fixed)
-        guided = Guided(sizes, prior, self._flags.seed)
+        guided = Guided(sizes, prior)
         guided.tell(guided.default, self._default.verdict.total)
         best, since = self._default.verdict.total, 0
         meter = self._session.meter

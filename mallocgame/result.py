@@ -138,12 +138,16 @@ class Result:
             "overrides_emitted": 0
             if self.chosen is None
             else self.chosen.verified.decisions,
+            "default_waits": None
+            if self.default_verified is None
+            else self.default_verified.verdict.waits,
             "compiles": [
                 {
                     "label": candidate.label,
                     "is_mapping": candidate.mapping is not None,
                     "simulated": candidate.simulated,
                     "judged": candidate.verified.verdict.total,
+                    "waits": candidate.verified.verdict.waits,
                     "cold": candidate.verified.verdict.cold,
                     "honoured": candidate.verified.share,
                     "not_honoured": [list(pair) for pair in candidate.verified.instead],

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from compiler.backends import Compiled, CompilerError, Source, compile_source, from_dump
 from compiler.backends.overrides import (
+    CROSS_PROGRAM_OPTION,
+    OPTION,
     Override,
     Prefetch,
     Rejection,
@@ -25,6 +27,11 @@ from mallocgame.mapping import Mapping
 
 # What the compiler refuses is given up, kind by kind, a compile each.
 _CONCESSIONS = 8
+# Takes everything out of fast memory.
+_ALL_SLOW = {
+    OPTION: "overrides { hlo_position_matcher { size_gte: 1 } keep_in_default_memory {} }",
+    CROSS_PROGRAM_OPTION: "0",
+}
 # What lets the decisions through: the share of a copy's time that the compiler wants in front of a
 # use (the game knows what waiting costs), and no planning of repeated layers ahead of them.
 _FREE = {MIN_OVERLAP: "0.01", LOOP_OPTIMIZER: "enabled: false"}
@@ -112,6 +119,10 @@ class Compiler:
     def default(self) -> Verified:
         """Returns what the compiler does by itself."""
         return self.own({})
+
+    def all_slow(self) -> Verified:
+        """Returns the program with everything in slow memory."""
+        return self.own(_ALL_SLOW)
 
     def own(self, options: dict[str, str]) -> Verified:
         """Returns what the compiler does by itself under some options."""

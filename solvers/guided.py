@@ -1,11 +1,10 @@
 """Predictor-guided search over vectors of choices, for oracles that cost seconds a call.
 
 A vector gives each of K knobs one of its values; value 0 is the default. The predictor is Bayesian
-linear regression of the log of cost over default on which knobs are off their default, with a
-prior that may come from other problems of the same kind: few measurements are enough, and what was
-not tried keeps its prior. Each turn draws one plausible weighting from the posterior (Thompson
-sampling) and measures the vector that it likes best among neighbours and crossings of the best
-measured ones. Nothing is proposed twice.
+linear regression of the log of cost over default on which knobs are off their default. Its prior
+may come from other problems of the same kind, with the correlations seen there: when one large
+value hurts, the next larger one is expected to. Each turn measures the neighbour or crossing of the
+best measured vectors that has the largest expected improvement. Nothing is proposed twice.
 """
 
 import dataclasses
@@ -16,48 +15,72 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vector = tuple[int, ...]
+Floats = NDArray[np.float64]
 
 _NOISE = 0.01  # Of the log cost: what the linear form leaves out.
 _SPREAD = 0.03  # Prior deviation of one value's effect without better knowledge.
+_LEAST = 0.01  # The same, where all samples agree.
+_KEPT = 0.7  # Share of the samples' correlations that is believed.
+# A loss counts as no more than this, in the log: else a value that ruined one problem would
+# look uncertain enough to be promising on the next.
+_WORST = 0.1
 _PARENTS = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prior:
-    """What is expected of each value of each knob before anything is measured.
+    """What is expected of the F values beside the defaults, knob by knob, before any measurement.
 
     Attributes:
-        mean: of the change of the log of the cost, one row per knob, entry 0 is 0.
-        deviation: of that, the same shape.
+        mean: of the change of the log of the cost, [F].
+        covariance: of that, [F, F].
     """
 
-    mean: tuple[tuple[float, ...], ...]
-    deviation: tuple[tuple[float, ...], ...]
+    mean: Floats
+    covariance: Floats
 
     @classmethod
     def flat(cls, sizes: Sequence[int]) -> "Prior":
         """Returns the prior that expects nothing, for knobs of so many values each."""
-        return cls(
-            mean=tuple((0.0,) * size for size in sizes),
-            deviation=tuple((0.0, *[_SPREAD] * (size - 1)) for size in sizes),
-        )
+        count = sum(sizes) - len(sizes)
+        return cls(mean=np.zeros(count), covariance=np.eye(count) * _SPREAD**2)
+
+    @classmethod
+    def of_samples(cls, samples: Floats) -> "Prior":
+        """Returns the prior that other problems lead to.
+
+        Args:
+            samples: changes of the log of the cost by problem and value, [N, F]; infinite if that
+                value failed.
+        """
+        count, width = samples.shape
+        # As if one more problem had shown no effect of anything.
+        seen = np.vstack([np.minimum(samples, _WORST), np.zeros(width)])
+        mean = seen.mean(axis=0)
+        apart = seen - mean
+        covariance = apart.T @ apart / (count + 1)
+        own = np.diag(np.diag(covariance))
+        covariance = _KEPT * covariance + (1 - _KEPT) * own + _LEAST**2 * np.eye(width)
+        return cls(mean=mean, covariance=covariance)
 
 
 class Guided:
     """The search: `propose` a vector, measure it, `tell` what it cost."""
 
-    def __init__(self, sizes: Sequence[int], prior: Prior, seed: int) -> None:
+    def __init__(self, sizes: Sequence[int], prior: Prior) -> None:
         """
         Args:
             sizes: number of values of each knob, K.
-            prior: of the same sizes.
-            seed: of all randomness.
+            prior: of as many values.
+
+        Raises:
+            ValueError: the prior is for other knobs.
         """
         self._sizes = tuple(sizes)
         self._offsets = np.cumsum([0, *[size - 1 for size in sizes]])
-        self._mean = np.array([m for row in prior.mean for m in row[1:]])
-        self._deviation = np.array([d for row in prior.deviation for d in row[1:]])
-        self._random = np.random.default_rng(seed)
+        if prior.mean.shape != (self._offsets[-1],):
+            raise ValueError(f"{len(prior.mean)} priors for {self._offsets[-1]} values")
+        self._prior = prior
         self._measured: dict[Vector, float] = {}
 
     @property
@@ -66,7 +89,7 @@ class Guided:
         return (0,) * len(self._sizes)
 
     def tell(self, vector: Vector, cost: float) -> None:
-        """Records a measurement; an infinite cost says that it failed."""
+        """Records a measurement; an infinite cost says that it failed, which counts as a loss."""
         self._measured[vector] = cost
 
     def best(self) -> tuple[Vector, float]:
@@ -81,23 +104,27 @@ class Guided:
         candidates = sorted(set(self._surroundings()) - self._measured.keys())
         if not candidates:
             return None
+        features = self._features(candidates)
         mean, covariance = self.posterior()
-        weights = self._random.multivariate_normal(mean, covariance, method="cholesky")
-        scores = self._features(candidates) @ weights
-        return candidates[int(np.argmin(scores))]
+        deviation = np.sqrt(
+            np.einsum("cf,fg,cg->c", features, covariance, features) + _NOISE**2
+        )
+        best = math.log(self.best()[1] / self._measured[self.default])
+        gains = _expected_improvement(best - features @ mean, deviation)
+        return candidates[int(np.argmax(gains))]
 
-    def posterior(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Returns mean [F] and covariance [F, F] of the values' effects (Bishop, PRML, eq. 3.53)."""
+    def posterior(self) -> tuple[Floats, Floats]:
+        """Returns mean [F] and covariance [F, F] of the values' effects (Bishop, PRML, eq. 3.50)."""
         base = self._measured[self.default]
-        seen = [v for v, cost in self._measured.items() if math.isfinite(cost)]
-        features = self._features(seen)
-        change = np.log([self._measured[v] / base for v in seen])
-        precision = np.diag(1 / self._deviation**2) + features.T @ features / _NOISE**2
-        covariance = np.linalg.inv(precision)
-        pull = self._mean / self._deviation**2 + features.T @ change / _NOISE**2
+        features = self._features(list(self._measured))
+        costs = np.array(list(self._measured.values()))
+        change = np.where(np.isinf(costs), _WORST, np.log(costs / base))
+        prior = np.linalg.inv(self._prior.covariance)
+        covariance = np.linalg.inv(prior + features.T @ features / _NOISE**2)
+        pull = prior @ self._prior.mean + features.T @ change / _NOISE**2
         return covariance @ pull, (covariance + covariance.T) / 2
 
-    def _features(self, vectors: Sequence[Vector]) -> NDArray[np.float64]:
+    def _features(self, vectors: Sequence[Vector]) -> Floats:
         rows = np.zeros((len(vectors), int(self._offsets[-1])))
         for row, vector in zip(rows, vectors, strict=True):
             for knob, value in enumerate(vector):
@@ -119,3 +146,11 @@ class Guided:
         for one in parents:
             for other in parents:
                 yield tuple(b or a for a, b in zip(one, other, strict=True))
+
+
+def _expected_improvement(margin: Floats, deviation: Floats) -> Floats:
+    """Mean of max(0, x) for x normal with mean `margin` (Jones et al. 1998, eq. 15)."""
+    z = margin / deviation
+    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    below = np.array([math.erfc(-x / math.sqrt(2)) / 2 for x in z])
+    return margin * below + deviation * density
