@@ -1,10 +1,10 @@
 """The production compiler's own mapping against ours, every figure from its own compiles.
 
-    python -m benchmarks.bench_verified [NAME ...] [--target tpu-v5e] [--tight]
-        [--budget 90s,32compiles] [--jobs 2] [--rows FILE]
+    python -m benchmarks.bench_verified [NAME ...] [--target tpu-v5e tpu-v6e tpu-v5p] [--tight]
+        [--budget 90s,24compiles] [--jobs 2] [--rows FILE]
 
 Runs `python -m mallocgame.search` on a dump of each program (by default the test half of
-`benchmarks/workloads`), each within the same budget, and prints one row a program: the judged time
+`benchmarks/workloads`), each within the same budget, and prints a table per chip, one row a program: the judged time
 of the compiler's default and of what is handed over, the simulator's lower bound, and how the best
 judged time fell with the number of compiles. `autotune` is the compiler's own
 `xla_tpu_autotune_memory_space_assignment`. With `--tight` the scoped-memory limit is raised so far
@@ -39,9 +39,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*")
     parser.add_argument("--split", choices=("test", "tuning"), default="test")
-    parser.add_argument("--target", default="tpu-v5e")
+    parser.add_argument(
+        "--target", nargs="+", default=["tpu-v5e", "tpu-v6e", "tpu-v5p"]
+    )
     parser.add_argument("--tight", action="store_true")
-    parser.add_argument("--budget", default="90s,32compiles")
+    parser.add_argument("--budget", default="90s,24compiles")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--rows", type=Path, default=Path("runs/verified.jsonl"))
@@ -50,21 +52,26 @@ def main() -> None:
     names = flags.names or [w.name for w in workloads.of_split(flags.split)]
     done = _read(flags.rows)
 
-    def key(name: str) -> tuple[Any, ...]:
-        return (name, flags.target, flags.tight, flags.budget, flags.seed)
+    def key(one: tuple[str, str]) -> tuple[Any, ...]:
+        return (*one, flags.tight, flags.budget, flags.seed)
 
-    missing = [] if flags.summarize else [n for n in names if key(n) not in done]
+    asked = [(name, target) for target in flags.target for name in names]
+    missing = [] if flags.summarize else [one for one in asked if key(one) not in done]
     flags.rows.parent.mkdir(parents=True, exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(flags.jobs) as pool:
-        running = [pool.submit(_run, name, flags) for name in missing]
+        running = [pool.submit(_run, *one, flags) for one in missing]
         for future in concurrent.futures.as_completed(running):
             row = future.result()
             with flags.rows.open("a") as file:
                 file.write(json.dumps(row, sort_keys=True) + "\n")
-            done[key(row["program"])] = row
+            done[key((row["program"], row["target"]))] = row
             print(f"{row['program']}: {_said(row)}", file=sys.stderr, flush=True)
-    for line in table([done[key(n)] for n in names if key(n) in done]):
-        print(line)
+    for target in flags.target:
+        rows = [done[key((n, target))] for n in names if key((n, target)) in done]
+        capacity = "a sixth" if flags.tight else "all"
+        print(f"## {target}, {capacity} of the fast memory, {flags.budget}\n")
+        for line in table(rows):
+            print(line)
 
 
 def _read(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
@@ -82,26 +89,26 @@ def _said(row: dict[str, Any]) -> str:
     return f"{row['default'] * 1e6:.1f} us, ours {row['ours'] * 1e6:.1f} us"
 
 
-def _run(name: str, flags: argparse.Namespace) -> dict[str, Any]:
+def _run(name: str, target_name: str, flags: argparse.Namespace) -> dict[str, Any]:
     """Searches one program in a process of its own."""
     from compiler.targets import TARGETS
     from mallocgame.knobs import AUTOTUNE, SCOPED_LIMIT
 
-    target = TARGETS[flags.target]
+    target = TARGETS[target_name]
     fixed = ""
     if flags.tight:
         limit = round(target.fast_bytes * (1 - _TIGHT_SHARE)) >> 20 << 10
         fixed = f"{SCOPED_LIMIT}={limit}"
     row: dict[str, Any] = {
         "program": name,
-        "target": flags.target,
+        "target": target_name,
         "tight": flags.tight,
         "budget": flags.budget,
         "seed": flags.seed,
     }
     with tempfile.TemporaryDirectory(prefix="bench-verified-") as scratch:
         command = [sys.executable, "-m", "benchmarks.dump_workload", name, scratch]
-        options = [f"--target={flags.target}", f"--option={AUTOTUNE}=true"]
+        options = [f"--target={target_name}", f"--option={AUTOTUNE}=true"]
         options += [f"--option={fixed}"] if fixed else []
         dumped = subprocess.run([*command, *options], capture_output=True, text=True)
         if dumped.returncode:
@@ -112,7 +119,7 @@ def _run(name: str, flags: argparse.Namespace) -> dict[str, Any]:
                 *(sys.executable, "-m", "mallocgame.search", f"{scratch}/dump"),
                 *("--out", f"{scratch}/out", "--json", "--verify", "always"),
                 *("--budget", flags.budget, "--seed", str(flags.seed)),
-                *("--target", flags.target, "--compiler-options", fixed),
+                *("--target", target_name, "--compiler-options", fixed),
             ],
             capture_output=True,
             text=True,
