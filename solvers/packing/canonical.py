@@ -49,7 +49,7 @@ class State(NamedTuple):
         floor: lowest offset, of placed buffers the offset, [B].
         placed: [B].
         before, after: neighbours among the unplaced by rank, B stands for the end, [B + 1].
-        ground: lowest offset for what is unplaced in a section, [S].
+        need: lowest height in which what is unplaced in a section fits above its floors, [S].
         rest: sum of the sizes unplaced in a section, [S].
         crossing: unplaced buffers alive on both sides of the border in front of a section, [S + 1].
         touched: stamp by section, [S].
@@ -68,7 +68,8 @@ class State(NamedTuple):
     placed: NDArray[np.bool_]
     before: Ints
     after: Ints
-    ground: Ints
+    need: Ints
+    members: Ints
     rest: Ints
     crossing: Ints
     touched: Ints
@@ -122,7 +123,8 @@ def start(c: Component, capacity: int, failed: Ints | None = None) -> State:
         placed=np.zeros(num, np.bool_),
         before=(ring - 1) % (num + 1),
         after=(ring + 1) % (num + 1),
-        ground=ints(sections),
+        need=ints(sections),
+        members=c.members.copy(),
         rest=rest,
         crossing=crossing,
         touched=ints(sections),
@@ -160,7 +162,16 @@ def _mix(rank: int, floor: int, seed: int) -> int:
 
 
 @compiled
-def _open_goals(c: Any, s: Any, left: int, right: int, offset: int, rank: int, origin: int, then: int) -> int:
+def _open_goals(
+    c: Any,
+    s: Any,
+    left: int,
+    right: int,
+    offset: int,
+    rank: int,
+    origin: int,
+    then: int,
+) -> int:
     """Divides what is unplaced in sections [left, right) into goals.
 
     Returns the first goal of the list that ends with `then`, or -2 if one of them can't be met.
@@ -195,7 +206,9 @@ def _open_goals(c: Any, s: Any, left: int, right: int, offset: int, rank: int, o
             floor = s.floor[one]
             s.goal_rank[goal] += 1
             if floor < offset or (floor == offset and one < rank):
-                floor = -1  # It waits to be raised; to where, does not depend on its floor.
+                floor = (
+                    -1
+                )  # It waits to be raised; to where, does not depend on its floor.
             elif floor < s.goal_offset[goal]:
                 s.goal_offset[goal] = floor
             s.goal_hash[goal, 0] ^= _mix(one, floor, 0x3243F6A8885A308D)
@@ -210,10 +223,13 @@ def _open_goals(c: Any, s: Any, left: int, right: int, offset: int, rank: int, o
         if lowest == _FAR:
             return -2
         for section in range(s.goal_left[goal], s.goal_right[goal]):
-            if max(s.ground[section], lowest) + s.rest[section] > s.top[0]:
+            if max(s.need[section], lowest + s.rest[section]) > s.top[0]:
                 return -2
         slot = s.goal_hash[goal, 0] & (len(s.failed) - 1)
-        if s.failed[slot, 0] == s.goal_hash[goal, 0] and s.failed[slot, 1] == s.goal_hash[goal, 1]:
+        if (
+            s.failed[slot, 0] == s.goal_hash[goal, 0]
+            and s.failed[slot, 1] == s.goal_hash[goal, 1]
+        ):
             return -2
         # Keep the list dense.
         s.goal_left[kept] = s.goal_left[goal]
@@ -227,7 +243,9 @@ def _open_goals(c: Any, s: Any, left: int, right: int, offset: int, rank: int, o
     for _ in range(base, kept):
         largest = -1
         for goal in range(base, kept):
-            if s.goal_rank[goal] > 0 and (largest < 0 or s.goal_rank[goal] > s.goal_rank[largest]):
+            if s.goal_rank[goal] > 0 and (
+                largest < 0 or s.goal_rank[goal] > s.goal_rank[largest]
+            ):
                 largest = goal
         s.goal_then[largest] = head
         head = largest
@@ -286,6 +304,31 @@ def _open_frame(c: Any, s: Any, goal: int) -> None:
 
 
 @compiled
+def _stacked(c: Any, s: Any, section: int) -> int:
+    """Returns the lowest height in which the unplaced buffers of a section fit.
+
+    Floors are release times on one machine, so taking the buffers by floor is optimal.
+    """
+    begin, end = c.of_start[section], c.of_start[section + 1]
+    # The row stays sorted from call to call, but for what has changed.
+    for k in range(begin + 1, end):
+        one, top = s.members[k, 0], s.members[k, 1]
+        floor = s.floor[one]
+        at = k
+        while at > begin and s.floor[s.members[at - 1, 0]] > floor:
+            s.members[at, 0] = s.members[at - 1, 0]
+            s.members[at, 1] = s.members[at - 1, 1]
+            at -= 1
+        s.members[at, 0], s.members[at, 1] = one, top
+    height = 0
+    for k in range(begin, end):
+        one = s.members[k, 0]
+        if not s.placed[one]:
+            height = max(height, s.floor[one]) + s.members[k, 1]
+    return height
+
+
+@compiled
 def _place(c: Any, s: Any, frame: int, one: int) -> bool:
     """Places a buffer at its floor; False if something no longer fits. `_take_back` undoes both."""
     num = len(c.size)
@@ -304,12 +347,6 @@ def _place(c: Any, s: Any, frame: int, one: int) -> bool:
     for k in range(c.in_start[one], c.in_start[one + 1]):
         section = c.sections[k]
         s.rest[section] -= c.tops[k]
-        if offset + c.tops[k] > s.ground[section]:
-            s.undo[undo, 0] = 1
-            s.undo[undo, 1] = section
-            s.undo[undo, 2] = s.ground[section]
-            undo += 1
-            s.ground[section] = offset + c.tops[k]
     fits = True
     for k in range(c.near_start[one], c.near_start[one + 1]):
         other = c.near[k]
@@ -335,20 +372,16 @@ def _place(c: Any, s: Any, frame: int, one: int) -> bool:
         goal = s.frame_goal[frame]
         for section in range(s.goal_left[goal], s.goal_right[goal]):
             if s.touched[section] == stamp:
-                lowest = _FAR
-                for k in range(c.of_start[section], c.of_start[section + 1]):
-                    other = c.members[k]
-                    if not s.placed[other] and s.floor[other] < lowest:
-                        lowest = s.floor[other]
-                if lowest < _FAR and lowest > s.ground[section]:
+                need = _stacked(c, s, section)
+                if need > s.need[section]:
                     s.undo[undo, 0] = 1
                     s.undo[undo, 1] = section
-                    s.undo[undo, 2] = s.ground[section]
+                    s.undo[undo, 2] = s.need[section]
                     undo += 1
-                    s.ground[section] = lowest
-            if s.rest[section] > 0 and s.ground[section] + s.rest[section] > s.top[0]:
-                fits = False
-                break
+                    s.need[section] = need
+                if need > s.top[0]:
+                    fits = False
+                    break
     s.registers[_TRAIL] = undo
     return fits
 
@@ -363,7 +396,7 @@ def _take_back(c: Any, s: Any, frame: int) -> None:
         if s.undo[undo, 0] == 0:
             s.floor[s.undo[undo, 1]] = s.undo[undo, 2]
         else:
-            s.ground[s.undo[undo, 1]] = s.undo[undo, 2]
+            s.need[s.undo[undo, 1]] = s.undo[undo, 2]
     s.registers[_TRAIL] = undo
     s.registers[_GOALS] = s.frame_goals[frame]
     for k in range(c.in_start[one], c.in_start[one + 1]):
@@ -430,7 +463,14 @@ def search(c: Any, s: Any, max_nodes: int) -> tuple[int, int]:
         if not _place(c, s, frame, one):
             continue
         head = _open_goals(
-            c, s, s.goal_left[goal], s.goal_right[goal], s.floor[one], one, frame, s.goal_then[goal]
+            c,
+            s,
+            s.goal_left[goal],
+            s.goal_right[goal],
+            s.floor[one],
+            one,
+            frame,
+            s.goal_then[goal],
         )
         if head == -2:
             continue

@@ -28,13 +28,14 @@ class Component(NamedTuple):
         spare: bytes that rounding up added, [B].
         alignment: [B].
         fixed: the required offset, or -1, [B].
+        alike: a number, the same for those that can change places, [B].
         twin: an earlier buffer that is exactly alike, or -1, [B].
         first: section, [B].
         last: section, inclusive, [B].
         near_start, near, apart: overlapping buffers, and how far above this one they must lie at
             least if they lie above it, [B + 1], [P], [P].
         in_start, sections, tops: sections of each buffer, and its size there, [B + 1], [M], [M].
-        of_start, members: buffers of each section, [S + 1], [M].
+        of_start, members: buffers of each section, and their sizes there, [S + 1], [M, 2].
     """
 
     number: Ints
@@ -43,6 +44,7 @@ class Component(NamedTuple):
     spare: Ints
     alignment: Ints
     fixed: Ints
+    alike: Ints
     twin: Ints
     first: Ints
     last: Ints
@@ -54,18 +56,6 @@ class Component(NamedTuple):
     tops: Ints
     of_start: Ints
     members: Ints
-
-
-class Lives(NamedTuple):
-    """Which buffers are alive in which section.
-
-    Attributes:
-        sizes: by section, the buffers alive, with their size there.
-        spans: by section, first time.
-    """
-
-    sizes: list[dict[int, int]]
-    spans: list[int]
 
 
 def components(buffers: Sequence[Buffer]) -> list[list[int]]:
@@ -94,8 +84,20 @@ def unit(buffers: Sequence[Buffer]) -> int:
     return int(np.gcd.reduce(numbers))
 
 
-def lives(buffers: Sequence[Buffer], step: int) -> Lives:
-    """Returns the sections that are not contained in another, by time; sizes in units."""
+def pairs(buffers: Sequence[Buffer]) -> int:
+    """Returns how many pairs overlap in time, each counted twice; gaps in lives don't count."""
+    lower = np.sort([b.lower for b in buffers])
+    upper = np.sort([b.upper for b in buffers])
+    begun = np.searchsorted(lower, [b.upper for b in buffers], "left")
+    ended = np.searchsorted(upper, [b.lower for b in buffers], "right")
+    return int((begun - ended).sum()) - len(buffers)
+
+
+def lives(buffers: Sequence[Buffer], step: int) -> list[dict[int, int]]:
+    """Returns the buffers alive in each section, by time, with their sizes there in units.
+
+    Sections whose buffers are all alive in the next one or the one before are left out.
+    """
     events: dict[int, list[tuple[bool, int, int]]] = {}
     for number, buffer in enumerate(buffers):
         for part in buffer.parts:
@@ -103,8 +105,7 @@ def lives(buffers: Sequence[Buffer], step: int) -> Lives:
             events.setdefault(part.lower, []).append((True, number, size))
             events.setdefault(part.upper, []).append((False, number, size))
     alive: dict[int, int] = {}
-    sizes: list[dict[int, int]] = []
-    spans: list[int] = []
+    found: list[dict[int, int]] = []
     for time in sorted(events):
         for begins, number, _ in events[time]:
             if not begins:
@@ -112,75 +113,123 @@ def lives(buffers: Sequence[Buffer], step: int) -> Lives:
         for begins, number, size in events[time]:
             if begins:
                 alive[number] = size
-        if not alive:
-            continue
-        if sizes and sizes[-1].items() <= alive.items():
-            sizes[-1] = dict(alive)  # The earlier one is contained in this one.
-        elif not sizes or not alive.items() <= sizes[-1].items():
-            sizes.append(dict(alive))
-            spans.append(time)
-    return Lives(sizes, spans)
+        if found and found[-1].items() <= alive.items():
+            found[-1] = dict(alive)
+        elif alive and not (found and alive.items() <= found[-1].items()):
+            found.append(dict(alive))
+    return found
 
 
-def arrange(buffers: Sequence[Buffer], order: Sequence[int], found: Lives, step: int, number: Sequence[int]) -> Component:
-    """Returns one component with its buffers in an order.
-
-    Args:
-        buffers: of the component, [B].
-        order: of branching, [B].
-        found: `lives` of the same buffers.
-        step: the unit, bytes.
-        number: of each buffer in the problem, [B].
-    """
-    rank = {old: new for new, old in enumerate(order)}
-    sections = [{rank[n]: size for n, size in alive.items()} for alive in found.sizes]
-    size = np.array([-(-buffers[n].size // step) for n in order], np.int64)
-    within: list[list[tuple[int, int]]] = [[] for _ in order]
-    near: list[dict[int, int]] = [{} for _ in order]
-    for s, alive in enumerate(sections):
-        for one, top in alive.items():
-            within[one].append((s, top))
-            row = near[one]
-            for other in alive:
-                if other != one and row.get(other, 0) < top:
-                    row[other] = top
-    twin = _twins([buffers[n] for n in order], within)
-    in_start, flat = _ragged(within)
-    near_start, pairs = _ragged([sorted(row.items()) for row in near])
-    of_start, members = _ragged([[(n, 0) for n in sorted(alive)] for alive in sections])
+def component(buffers: Sequence[Buffer]) -> Component:
+    """Returns buffers that are connected by overlaps in time, in the order given."""
+    step = unit(buffers)
+    found = lives(buffers, step)
+    num = len(buffers)
+    size = np.array([-(-b.size // step) for b in buffers], np.int64)
+    inside = [(n, s, top) for s, alive in enumerate(found) for n, top in alive.items()]
+    of, section, top = np.array(inside, np.int64).T
+    first, last = np.full(num, len(found), np.int64), np.zeros(num, np.int64)
+    np.minimum.at(first, of, section)
+    np.maximum.at(last, of, section)
+    by_buffer = np.argsort(of, kind="stable")
+    near_start, near, apart = _near(buffers, step)
     return Component(
-        number=np.array([number[n] for n in order], np.int64),
+        number=np.arange(num, dtype=np.int64),
         unit=step,
         size=size,
-        spare=size * step - np.array([buffers[n].size for n in order], np.int64),
-        alignment=np.array([max(buffers[n].alignment // step, 1) for n in order], np.int64),
-        fixed=np.array([-1 if (o := buffers[n].offset) is None else o // step for n in order], np.int64),
-        twin=twin,
-        first=np.array([row[0][0] for row in within], np.int64),
-        last=np.array([row[-1][0] for row in within], np.int64),
+        spare=size * step - np.array([b.size for b in buffers], np.int64),
+        alignment=np.array([max(b.alignment // step, 1) for b in buffers], np.int64),
+        fixed=np.array(
+            [-1 if b.offset is None else b.offset // step for b in buffers], np.int64
+        ),
+        alike=_alike(buffers),
+        twin=np.full(num, -1, np.int64),
+        first=first,
+        last=last,
         near_start=near_start,
-        near=pairs[:, 0].copy(),
-        apart=pairs[:, 1].copy(),
-        in_start=in_start,
-        sections=flat[:, 0].copy(),
-        tops=flat[:, 1].copy(),
-        of_start=of_start,
-        members=members[:, 0].copy(),
+        near=near,
+        apart=apart,
+        in_start=_starts(of, num),
+        sections=section[by_buffer],
+        tops=top[by_buffer],
+        of_start=_starts(section, len(found)),
+        members=np.stack([of, top], 1),
     )
 
 
-def _twins(buffers: Sequence[Buffer], within: Sequence[Sequence[tuple[int, int]]]) -> Ints:
+def arranged(c: Component, order: NDArray[np.intp]) -> Component:
+    """Returns the component with its buffers in another order, [B] old positions."""
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    near_start, near = _rows(c.near_start, order)
+    in_start, inside = _rows(c.in_start, order)
+    alike = c.alike[order]
+    twin = np.full(len(order), -1, np.int64)
+    grouped = np.argsort(alike, kind="stable")
+    same = alike[grouped[1:]] == alike[grouped[:-1]]
+    twin[grouped[1:][same]] = grouped[:-1][same]
+    return c._replace(
+        number=c.number[order],
+        size=c.size[order],
+        spare=c.spare[order],
+        alignment=c.alignment[order],
+        fixed=c.fixed[order],
+        alike=alike,
+        twin=twin,
+        first=c.first[order],
+        last=c.last[order],
+        near_start=near_start,
+        near=rank[c.near[near]],
+        apart=c.apart[near],
+        in_start=in_start,
+        sections=c.sections[inside],
+        tops=c.tops[inside],
+        members=np.stack([rank[c.members[:, 0]], c.members[:, 1]], 1),
+    )
+
+
+def _near(buffers: Sequence[Buffer], step: int) -> tuple[Ints, Ints, Ints]:
+    """Returns the overlapping buffers, by buffer, and how far above it they lie at least."""
+    rows = [
+        (n, part.lower, part.upper, -(-part.size // step))
+        for n, b in enumerate(buffers)
+        for part in b.parts
+    ]
+    owner, lower, upper, top = np.array(rows, np.int64).T
+    num = len(buffers)
+    found = []
+    for n, begin, end, size in rows:
+        other = owner[(lower < end) & (upper > begin) & (owner != n)]
+        found.append(np.stack([n * num + other, np.full_like(other, size)], 1))
+    pairs = np.concatenate(found)
+    # Of several parts that meet, the largest decides.
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    last = np.append(pairs[1:, 0] != pairs[:-1, 0], True)[: len(pairs)]
+    one, other = np.divmod(pairs[last, 0], num)
+    return _starts(one, num), other, pairs[last, 1]
+
+
+def _alike(buffers: Sequence[Buffer]) -> Ints:
+    """Returns a number for each buffer, the same for those that can change places."""
     seen: dict[tuple[object, ...], int] = {}
-    twin = np.full(len(buffers), -1, np.int64)
-    for n, buffer in enumerate(buffers):
-        if buffer.offset is None:
-            key = (tuple(within[n]), buffer.size, buffer.alignment)
-            twin[n] = seen.get(key, -1)
-            seen[key] = n
-    return twin
+    return np.array(
+        [
+            seen.setdefault(
+                (b.parts, b.alignment) if b.offset is None else (n,), len(seen)
+            )
+            for n, b in enumerate(buffers)
+        ],
+        np.int64,
+    )
 
 
-def _ragged(rows: Sequence[Sequence[tuple[int, int]]]) -> tuple[Ints, Ints]:
-    start = np.cumsum([0, *(len(row) for row in rows)], dtype=np.int64)
-    flat = np.array([pair for row in rows for pair in row], np.int64).reshape(-1, 2)
-    return start, flat
+def _starts(row: Ints, num: int) -> Ints:
+    """Returns where each row starts in values sorted by row, [num + 1]."""
+    return np.concatenate([[0], np.cumsum(np.bincount(row, minlength=num))])
+
+
+def _rows(start: Ints, order: NDArray[np.intp]) -> tuple[Ints, Ints]:
+    """Returns ragged rows in another order: their starts, and the old positions of the values."""
+    counts = np.diff(start)[order]
+    new = np.concatenate([[0], np.cumsum(counts)])
+    return new, np.arange(new[-1]) + np.repeat(start[:-1][order] - new[:-1], counts)
