@@ -8,14 +8,18 @@ buffers that it overlaps. What is cut off:
 - a buffer below the one placed before, or level with it and of lower rank (another order of the
   same solution);
 - a buffer so high that another would still fit below it (that one could come down);
-- a section of time in which what is still to be placed does not fit above the lowest floor there,
-  or above the lowest offset still allowed;
+- a section of time in which what is still to be placed does not fit above its floors, or above the
+  lowest offset still allowed;
 - the second of two buffers that are exactly alike before the first.
 
-Beyond the paper: what remains to be placed is divided wherever no buffer crosses from one section
-to the next, and when a division fails the search goes back to the placement that made it, past
-all that was done in other divisions; and a division whose buffers and floors were seen to fail
-before is not searched again, also not after a restart.
+What remains to be placed is divided wherever no buffer crosses from one section to the next; when a
+division fails, the search goes back to the placement that made it, past all that was done in other
+divisions.
+
+Beyond the paper: the height that a section needs is the makespan of its unplaced buffers with their
+floors as release times, not their sum above the lowest floor; and a division whose buffers and
+floors were seen to fail before is not searched again, also not after a restart. (Divisions are told
+apart by 128 bits of hash.)
 
 The state lies in arrays, so the search can pause after any number of nodes and go on.
 """
@@ -34,7 +38,7 @@ _FAR = np.int64(1) << 62
 _TABLE = 1 << 18  # Divisions remembered, a power of two.
 
 # Registers.
-_DEPTH, _GOALS, _CANDIDATES, _TRAIL, _HEAD, _STARTED, _STAMP, _NUM_REGISTERS = range(8)
+_DEPTH, _GOALS, _CANDIDATES, _TRAIL, _STARTED, _STAMP, _NUM_REGISTERS = range(7)
 
 
 class State(NamedTuple):
@@ -331,7 +335,6 @@ def _stacked(c: Any, s: Any, section: int) -> int:
 @compiled
 def _place(c: Any, s: Any, frame: int, one: int) -> bool:
     """Places a buffer at its floor; False if something no longer fits. `_take_back` undoes both."""
-    num = len(c.size)
     offset = s.floor[one]
     undo = s.registers[_TRAIL]
     s.frame_buffer[frame] = one

@@ -5,7 +5,6 @@ numba is installed, else by NumPy; both give the same offsets.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 

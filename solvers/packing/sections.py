@@ -195,7 +195,7 @@ def _near(buffers: Sequence[Buffer], step: int) -> tuple[Ints, Ints, Ints]:
         for n, b in enumerate(buffers)
         for part in b.parts
     ]
-    owner, lower, upper, top = np.array(rows, np.int64).T
+    owner, lower, upper, _ = np.array(rows, np.int64).T
     num = len(buffers)
     found = []
     for n, begin, end, size in rows:

@@ -1,0 +1,271 @@
+"""Offset packing: MiniMalloc's public instances, and XLA's own assignments on real dumps.
+
+    python -m benchmarks.bench_packing [DIR] [--seconds 60] [--seeds 3] [--dumps FILE ...]
+
+`DIR` holds MiniMalloc's `benchmarks/challenging/*.CAPACITY.csv` (github.com/google/minimalloc),
+which are not part of this repository; an instance of the eleven that is not there is listed as
+such. The second table needs no files: fast memory as the TPU compiler laid it out on the golden
+programs, and the heaps in the XLA:GPU and XLA:CPU dumps of the repository, each packed anew with
+the same lives and sizes.
+"""
+
+import argparse
+import itertools
+import math
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from compiler.hlo import buffers as xla
+from compiler.hlo.tables import AllocationRow, read_allocations
+from solvers import packing
+from solvers.packing import Buffer, Part, compiled, csvfile
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+DUMPS = (
+    ROOT / "tests/mallocgame/offload/golden",
+    ROOT / "examples/gpu_offload/dump",
+)
+PUBLISHED_MS = {
+    "A": 4910,
+    "B": 3661,
+    "C": 637,
+    "D": 2674,
+    "E": 3717,
+    "F": 5358,
+    "G": 1181,
+    "H": 1808,
+    "I": 3908,
+    "J": 883,
+    "K": 628,
+}  # Moffitt, ASPLOS 2023, on the author's machine.
+_ABSENT = {"B": 170, "E": 215, "G": 308, "I": 374, "K": 454}  # Buffers in others.
+_ALIGNMENT = {"gpu": 256, "cpu": 64}
+_LARGEST_UNIT = 4096
+
+
+class Run(NamedTuple):
+    """One search: whether it found a packing, and what it took."""
+
+    solved: bool
+    wall: float
+    cpu: float
+    evaluations: int
+    by: str
+
+
+def solve(buffers: Sequence[Buffer], capacity: int, seed: int, seconds: float) -> Run:
+    """Packs once; the answer is checked again, apart from the search's own check."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    evaluations = 0
+    for step in packing.search(
+        buffers,
+        capacity,
+        seed=seed,
+        done=lambda: time.perf_counter() - wall > seconds,
+    ):
+        evaluations += step.evaluations
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    found = step.packing
+    assert found is not None
+    assert not packing.violations(buffers, found.offsets.tolist(), found.height)
+    return Run(found.height <= capacity, wall, cpu, evaluations, found.by)
+
+
+def challenging(directory: Path, seconds: float, seeds: int) -> Iterator[str]:
+    """The table of MiniMalloc's instances."""
+    yield (
+        "| instance | buffers | solved | CPU s, median | CPU s, all seeds | wall s, median "
+        "| placements, median | order, seed 0 | published s | published / CPU |"
+    )
+    yield "|---|---:|---|---:|---|---:|---:|---|---:|---:|"
+    for name, published in PUBLISHED_MS.items():
+        files = sorted(directory.glob(f"{name}.*.csv"))
+        if not files:
+            yield (
+                f"| {name} | {_ABSENT.get(name, "-")} | not available | - | - | - | - | - "
+                f"| {published / 1000:.3f} | - |"
+            )
+            continue
+        capacity = int(files[0].name.split(".")[1])
+        table = csvfile.read(files[0].read_bytes(), files[0].name)
+        runs = [solve(table.buffers, capacity, s, seconds) for s in range(seeds)]
+        cpu = statistics.median(run.cpu for run in runs)
+        yield (
+            f"| {name} | {len(table.buffers)} | {sum(r.solved for r in runs)} of {seeds} "
+            f"| {cpu:.3f} | {', '.join(f'{r.cpu:.2f}' for r in runs)} "
+            f"| {statistics.median(r.wall for r in runs):.2f} "
+            f"| {statistics.median(r.evaluations for r in runs):,.0f} | {runs[0].by} "
+            f"| {published / 1000:.3f} | {published / 1000 / cpu:.2f} |"
+        )
+
+
+class Heap(NamedTuple):
+    """Memory that XLA laid out: the same as a problem, and how high XLA's answer is."""
+
+    name: str
+    buffers: list[Buffer]
+    height: int
+
+
+def fast_memory(path: Path) -> Heap:
+    """What the TPU compiler's `allocinfo` table says of a program's fast memory.
+
+    Rows of one buffer at one offset that touch in time stay together, and so do rows that share
+    bytes at one time (aliases).
+    """
+    rows = read_allocations(path)
+    group = list(range(len(rows)))
+
+    def find(n: int) -> int:
+        while group[n] != n:
+            n = group[n]
+        return n
+
+    for n, one in enumerate(rows):
+        for m, other in enumerate(rows[:n]):
+            if _together(one, other):
+                group[find(n)] = find(m)
+    offsets = [row.offset for row in rows]
+    unit = min(math.gcd(_LARGEST_UNIT, *offsets), _LARGEST_UNIT)
+    buffers = []
+    for root in sorted({find(n) for n in range(len(rows))}):
+        members = [row for n, row in enumerate(rows) if find(n) == root]
+        base = min(row.offset for row in members)
+        parts = _parts(members, base)
+        buffers.append(Buffer(f"{members[0].buffer_id} {root}", parts, unit))
+    top = max(row.offset + row.size for row in rows)
+    return Heap(f"{path.parent.name}, fast memory", buffers, top)
+
+
+def _together(one: AllocationRow, other: AllocationRow) -> bool:
+    touch = (
+        one.start_time <= other.end_time + 1 and other.start_time <= one.end_time + 1
+    )
+    if one.buffer_id == other.buffer_id and one.offset == other.offset and touch:
+        return True
+    in_time = one.start_time <= other.end_time and other.start_time <= one.end_time
+    low = max(one.offset, other.offset)
+    high = min(one.offset + one.size, other.offset + other.size)
+    return in_time and low < high
+
+
+def _parts(rows: Sequence[AllocationRow], base: int) -> tuple[Part, ...]:
+    """The bytes from `base` that any of the rows takes, by time."""
+    times = sorted({t for r in rows for t in (r.start_time, r.end_time + 1)})
+    parts: list[Part] = []
+    for begin, end in itertools.pairwise(times):
+        tops = [
+            r.offset + r.size - base
+            for r in rows
+            if r.start_time <= begin and end <= r.end_time + 1
+        ]
+        if tops and parts and parts[-1][1:3] == (begin, max(tops)):
+            parts[-1] = parts[-1]._replace(upper=end)
+        elif tops:
+            parts.append(Part(begin, end, max(tops)))
+    return tuple(parts)
+
+
+def dumped(path: Path) -> Iterator[Heap]:
+    """The heaps in a dump of XLA:GPU or XLA:CPU, by the buffer assignment in it."""
+    kind = "gpu" if "gpu" in path.name else "cpu"
+    for allocation in xla.load_buffers(path).packed:
+        rectangles = xla.rectangles(allocation)
+        buffers = [
+            Buffer(
+                f"{n} {r.names[0]}", tuple(Part(*p) for p in r.parts), _ALIGNMENT[kind]
+            )
+            for n, r in enumerate(rectangles)
+        ]
+        top = max(r.offset + r.size for r in rectangles)
+        name = path.name.split(".")[1 if path.name.startswith("module") else 0]
+        yield Heap(f"{name}, {kind}, heap {allocation.number}", buffers, top)
+
+
+def heaps(dumps: Sequence[Path]) -> Iterator[Heap]:
+    """All heaps of the repository's programs that hold anything, and those of further dumps."""
+    for path in sorted(GOLDEN.glob("*/allocinfo.csv.gz")):
+        if read_allocations(path):
+            yield fast_memory(path)
+    for directory in DUMPS:
+        for path in sorted(directory.glob("*after_optimizations.hlo.pb.gz")):
+            yield from dumped(path)
+    for path in dumps:
+        yield from dumped(path)
+
+
+def against_xla(dumps: Sequence[Path], seconds: float) -> Iterator[str]:
+    """The table of XLA's own assignments."""
+    yield (
+        "| memory | buffers | XLA, bytes | ours, bytes | bound, bytes | ours / XLA "
+        "| XLA over bound | proved lowest | found by | CPU s |"
+    )
+    yield "|---|---:|---:|---:|---:|---:|---:|---|---|---:|"
+    lower = same = 0
+    for heap in heaps(dumps):
+        start, cpu = time.perf_counter(), time.process_time()
+        *_, step = packing.search(
+            heap.buffers, done=lambda start=start: time.perf_counter() - start > seconds
+        )
+        cpu = time.process_time() - cpu
+        found = step.packing
+        assert found is not None
+        assert not packing.violations(
+            heap.buffers, found.offsets.tolist(), found.height
+        )
+        assert found.height <= heap.height, f"{heap.name}: worse than XLA"
+        lower += found.height < heap.height
+        same += found.height == heap.height
+        yield (
+            f"| {heap.name} | {len(heap.buffers)} | {heap.height:,} | {found.height:,} "
+            f"| {step.bound:,} | {found.height / heap.height:.4f} "
+            f"| {heap.height / step.bound - 1:.2%} "
+            f"| {'yes' if found.height == step.bound else 'no'} | {found.by} | {cpu:.2f} |"
+        )
+    yield ""
+    yield f"Lower than XLA's in {lower}, the same in {same}, higher in none."
+
+
+def main() -> int:
+    """Prints both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("directory", nargs="?", type=Path)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--dumps", nargs="*", type=Path, default=[])
+    flags = parser.parse_args()
+    compiled.require("this benchmark")
+    start = time.process_time()
+    import numba
+
+    from solvers.packing import exact
+
+    warm = [Buffer(str(n), (Part(n, n + 2, 2 + n % 2),)) for n in range(9)]
+    list(packing.search(warm, method="orders"))
+    list(exact.search(warm, 5, 0, lambda: False, None))
+    warm_up = time.process_time() - start
+
+    print(
+        f"Python {platform.python_version()}, numba {numba.__version__}, "
+        f"{platform.machine()}; loading or making compiled code: {warm_up:.1f} CPU s, not "
+        "counted below.\n"
+    )
+    if flags.directory:
+        print("## MiniMalloc's challenging instances, capacity 1,048,576\n")
+        for line in challenging(flags.directory, flags.seconds, flags.seeds):
+            print(line, flush=True)
+        print()
+    print("## XLA's own assignments, packed anew\n")
+    for line in against_xla(flags.dumps, flags.seconds):
+        print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
