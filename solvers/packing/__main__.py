@@ -31,7 +31,6 @@ if TYPE_CHECKING:  # NumPy takes a while to import; `--help` shall not.
     from solvers.packing.csvfile import Table
 
 _NAME = "solvers.packing"
-_METHODS = ("auto", "exact", "bestfit", "orders", "cpsat")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,11 +61,11 @@ class PackingFlags(Flags):
 
 def search(flags: PackingFlags, session: Session) -> Report:
     """Runs the whole command; see docs/packing.md."""
-    one_of("method", flags.strategy, _METHODS)
-    data = read_bytes(flags.input)
     from solvers import packing
     from solvers.packing import compiled, csvfile
 
+    one_of("method", flags.strategy, packing.METHODS)
+    data = read_bytes(flags.input)
     table = csvfile.read(data, str(flags.input))
     buffers = table.buffers
     resumed = session.begin(

@@ -22,9 +22,7 @@ _DRAWN = (
     5  # The same of a drawn order; it doubles from the round on that is named next.
 )
 _PATIENT = 6
-_SHARE = (
-    2  # Nodes for drawn orders over those for static ones: lucky draws need few nodes.
-)
+_SHARE = 2  # Nodes of drawn orders over those of static ones; a lucky draw needs few.
 _CHUNK = 20_000  # Placements between two looks at the clock: about 0.1 s.
 _TABLES = 12  # Kept at once: 4 MB each.
 
@@ -135,12 +133,11 @@ class Search:
             goal: no need to get below this.
             high: of a known packing.
         """
-        reach, turn = 0.5, 0
+        reach, bold = 0.5, True
         while (low := max(goal, self._bound)) < high:
             # By turns the bound itself, which is often reached, and something between.
-            between = low + int(reach * (high - low)) if turn % 2 else low
-            turn += 1
-            capacity = min(between, high - 1)
+            between = low + int(reach * (high - low))
+            capacity = low if bold else min(between, high - 1)
             paused = True
             for chunk in self._attempt(capacity):
                 yield chunk
@@ -149,7 +146,9 @@ class Search:
                         int(o) + b.size for o, b in zip(chunk.offsets, self._buffers)
                     )
                 paused = chunk.offsets is None and chunk.bound <= capacity
-            reach = (reach + 1) / 2 if paused and capacity > low else 0.5
+            if not bold:
+                reach = (reach + 1) / 2 if paused else 0.5
+            bold = not bold
 
     def _attempt(self, capacity: int) -> Iterator[Attempt]:
         """Yields the chunks of one round."""

@@ -11,8 +11,8 @@ from solvers.packing.step import Step
 
 METHODS = ("auto", "exact", "bestfit", "orders", "cpsat")
 
-MAX_PAIRS = 4_000_000
-"""Overlapping pairs, each counted twice, up to which `auto` searches exactly: 100 MB."""
+MAX_BUFFERS, MAX_PAIRS = 8000, 4_000_000
+"""Buffers, and overlapping pairs counted twice, that an exact search takes: hundreds of MB."""
 
 _FOR_EVER = 1 << 60
 
@@ -43,7 +43,8 @@ def search(
         known: a packing to start from, such as an earlier answer; ignored if it is wrong.
 
     Raises:
-        Failure: status 2 if a library is missing; 4 for an unknown method; 5 if buffers with
+        Failure: status 2 if a library is missing; 4 for an unknown method or a
+            problem too large for it; 5 if buffers with
             fixed offsets are in each other's way; 6 if a method gives a wrong answer.
     """
     if method not in METHODS:
@@ -58,9 +59,8 @@ def search(
     yield Step(len(simple), best, bound)
 
     def enough() -> bool:
-        return best.height <= max(bound, capacity or 0) or bound > (
-            best.height if capacity is None else capacity
-        )
+        impossible = capacity is not None and bound > capacity
+        return impossible or best.height <= max(bound, capacity or 0)
 
     if enough() or method == "bestfit":
         return
@@ -79,8 +79,11 @@ def search(
 
 def choose(buffers: Sequence[Buffer]) -> str:
     """Returns the method that `auto` takes."""
-    exact = compiled.available() and sections.pairs(buffers) <= MAX_PAIRS
-    return "exact" if exact else "orders"
+    return "exact" if compiled.available() and not _too_large(buffers) else "orders"
+
+
+def _too_large(buffers: Sequence[Buffer]) -> bool:
+    return len(buffers) > MAX_BUFFERS or sections.pairs(buffers) > MAX_PAIRS
 
 
 def _steps(
@@ -98,6 +101,12 @@ def _steps(
     if method == "cpsat":
         return cpsat.search(buffers, capacity, seed, done, best)
     compiled.require("the method exact")
+    if _too_large(buffers):
+        raise Failure(
+            "too_large",
+            f"the method exact takes {MAX_BUFFERS} buffers with {MAX_PAIRS // 2} overlaps at "
+            "most: use orders",
+        )
     from solvers.packing import exact  # Imports numba.
 
     return exact.search(buffers, capacity, seed, done, best)

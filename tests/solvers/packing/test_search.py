@@ -154,7 +154,7 @@ def test_without_numba_the_search_goes_over_orders(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(compiled, "available", lambda: False)
-    buffers = cut_up(0, 12)
+    buffers = cut_up(0, 40)
     assert choose(buffers) == "orders"
     checked(buffers, last(buffers, steps=50))
     with pytest.raises(
