@@ -17,7 +17,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,18 +64,18 @@ def solve(buffers: Sequence[Buffer], capacity: int, seed: int, seconds: float) -
     """Packs once; the answer is checked again, apart from the search's own check."""
     wall, cpu = time.perf_counter(), time.process_time()
     evaluations = 0
-    for step in packing.search(
-        buffers,
-        capacity,
-        seed=seed,
-        done=lambda: time.perf_counter() - wall > seconds,
-    ):
+    for step in packing.search(buffers, capacity, seed=seed, done=_deadline(seconds)):
         evaluations += step.evaluations
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     found = step.packing
     assert found is not None
     assert not packing.violations(buffers, found.offsets.tolist(), found.height)
     return Run(found.height <= capacity, wall, cpu, evaluations, found.by)
+
+
+def _deadline(seconds: float) -> Callable[[], bool]:
+    end = time.perf_counter() + seconds
+    return lambda: time.perf_counter() > end
 
 
 def challenging(directory: Path, seconds: float, seeds: int) -> Iterator[str]:
@@ -123,7 +123,11 @@ def fast_memory(path: Path) -> Heap:
     rows = read_allocations(path)
     groups = [[row] for row in rows]
     while True:
-        taken = [(n, *_box(group, part)) for n, group in enumerate(groups) for part in _parts(group)]
+        taken = [
+            (n, *_box(group, part))
+            for n, group in enumerate(groups)
+            for part in _parts(group)
+        ]
         clash = {
             n: m
             for n, *one in taken
@@ -215,10 +219,8 @@ def against_xla(dumps: Sequence[Path], seconds: float) -> Iterator[str]:
     yield "|---|---:|---:|---:|---:|---:|---:|---|---|---:|"
     lower = same = 0
     for heap in heaps(dumps):
-        start, cpu = time.perf_counter(), time.process_time()
-        *_, step = packing.search(
-            heap.buffers, done=lambda start=start: time.perf_counter() - start > seconds
-        )
+        cpu = time.process_time()
+        *_, step = packing.search(heap.buffers, done=_deadline(seconds))
         cpu = time.process_time() - cpu
         found = step.packing
         assert found is not None

@@ -3,6 +3,7 @@
 Nothing here is imported before a search asks for compiled code: `import numba` takes half a second.
 """
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -30,9 +31,8 @@ def compiled(function: Function) -> Function:
 
     Machine code is kept in the user's cache folder, never beside the source.
     """
-    import numba
-    from numba.core import config
-
+    numba: Any = importlib.import_module("numba")
+    config: Any = importlib.import_module("numba.core.config")
     before = config.CACHE_DIR
     config.CACHE_DIR = str(cache_dir() / "numba")  # Read while decorating only.
     try:

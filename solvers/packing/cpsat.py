@@ -82,7 +82,7 @@ def _model(
             step = b.alignment  # It may rest where no whole unit does.
         last = (limit - b.size) // step
         if b.offset is not None:
-            offset = model.new_constant(b.offset)
+            offset: Any = model.new_constant(b.offset)
         elif last < 0:
             model.add_bool_or([])  # Too large: nothing fits.
             offset = model.new_constant(0)

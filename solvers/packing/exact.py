@@ -58,8 +58,8 @@ def search(
     if packed:  # The highest first: the others need not get below it.
         parts = sorted(parts, key=height, reverse=True)
     for number, part in enumerate(parts):
-        high = height(part) if packed else None
-        if high is not None and high <= max(bound, capacity or 0):
+        high = height(part)
+        if packed and high <= max(bound, capacity or 0):
             continue
         one = Search([buffers[n] for n in part], seed + number)
         goal = bound if capacity is None else max(bound, capacity)
