@@ -10,7 +10,7 @@ from compiler.hlo import buffers
 from compiler.hlo.buffers import Allocation, BufferAssignment, Rectangle
 from mallocgame.offload import packing
 from mallocgame.offload.check import check_packing
-from mallocgame.offload.packing import Item, Packer, Packing
+from mallocgame.offload.packing import Item, Packing
 
 ALIGNMENT = {"gpu": 256, "cpu": 64}
 """Bytes that XLA's offsets are multiples of, by platform."""
@@ -73,11 +73,8 @@ def bound(assignment: BufferAssignment, found: Sequence[Heap]) -> int:
 
 
 def simple(heap: Heap, alignment: int) -> dict[str, Packing]:
-    """Returns the packings of the simple orders, by name."""
-    packer = Packer(heap.items, alignment)
-    return {
-        name: packer.pack(order, fit) for name, (order, fit) in packer.orders().items()
-    }
+    """Returns the packings of the plain orders, by name."""
+    return packing.simple(heap.items, alignment)
 
 
 def search(

@@ -219,16 +219,12 @@ def _pack(
     """Packs until it fits; the search ends by itself."""
     room = problem.budget - resident.fixed
     items = [r.item for r in resident.residents]
-    height = room + 1
-
-    def fits() -> bool:
-        return height <= room or out_of_time()
-
     packed: Packing | None = None
-    for tried in packing.search(items, problem.target.alignment, seed, fits):
+    for tried in packing.search(
+        items, problem.target.alignment, seed, out_of_time, room=room
+    ):
         spend(tried.evaluations)
         packed = tried.packing
-        height = packed.height
     assert packed is not None
     return packed
 

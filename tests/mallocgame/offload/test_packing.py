@@ -12,7 +12,7 @@ from compiler.hlo.buffers import load_buffers
 from mallocgame.offload import heap as heaps
 from mallocgame.offload import packing
 from mallocgame.offload.check import check_packing
-from mallocgame.offload.packing import Item, Packer, Part
+from mallocgame.offload.packing import Item, Part
 
 GOLDEN = Path(__file__).parent / "golden"
 GPU = GOLDEN / "unrolled.gpu_after_optimizations.hlo.pb.gz"
@@ -66,10 +66,7 @@ def test_bound_and_packing_enclose_the_optimum(given: list[Item]) -> None:
     assert not check_packing(
         last.packing.offsets.tolist(), given, last.packing.height, 1
     )
-    simple = [
-        Packer(given, 1).pack(order, fit).height
-        for order, fit in Packer(given, 1).orders().values()
-    ]
+    simple = [p.height for p in packing.simple(given, 1).values()]
     assert last.packing.height <= min(simple)
 
 
@@ -83,10 +80,7 @@ def test_search_reaches_the_optimum_where_simple_orders_do_not() -> None:
             end = start + 1 + int(random.integers(0, 5))
             given.append((Part(start, end, int(random.integers(1, 6))),))
         *_, last = packing.search(given, 1, 0, lambda: False)
-        simple = min(
-            Packer(given, 1).pack(order, fit).height
-            for order, fit in Packer(given, 1).orders().values()
-        )
+        simple = min(p.height for p in packing.simple(given, 1).values())
         if simple > packing.live_peak(given):
             best = optimum(given)
             assert last.packing.height == best
