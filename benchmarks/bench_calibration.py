@@ -78,8 +78,10 @@ def measure(name: str, target_name: str, seed: int) -> list[dict[str, Any]]:
     from compiler.targets import TARGETS
     from mallocgame import adopt, engine, inputs, instance, priority
     from mallocgame.verify import Compiler
+    from solvers.command import cache_dir
 
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "jax"))
     target = TARGETS[target_name]
     assert target.topology is not None
     call = workloads.get(name).make()

@@ -405,7 +405,8 @@ class _Loop:
             )
         simulator_bound = relaxation.lower_bound(problem)
         bound: float | None = simulator_bound
-        if bound is not None and chosen is not None and bound > best:
+        is_judged = chosen is not None or hand_over == "default"
+        if is_judged and simulator_bound > best:
             # It bounds the simulator, not the judge.
             bound = None
             self._notes.append("the judged time is below the simulator's lower bound")
