@@ -278,3 +278,27 @@ def _check_artifacts(out: Path, result: dict[str, Any]) -> None:
         end = row["end"] if own_stay else None
         decisions.append(Decision(access=access.number, end=end, **told))
     validate.require_valid(problem, Mapping(decisions=tuple(decisions)))
+
+
+def test_a_default_below_the_simulators_bound_is_handed_over_without_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The bound holds for the simulator; the default's time is the judge's."""
+    from mallocgame import loop, search
+
+    judge = loop.judge
+
+    def generous(*args: Any) -> Any:
+        return dataclasses.replace(judge(*args), total=1e-6)
+
+    monkeypatch.setattr(loop, "judge", generous)
+    flags = ("--strategy", "msa", "--verify", "never", "--json", "--quiet")
+    argv = ["mallocgame.search", str(MLP), *flags, "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert search.main() == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["hand_over"] == "default"
+    assert result["bound"] is None
+    assert result["simulator_bound"] > result["best"] == 1e-6
