@@ -145,13 +145,15 @@ def read_placement(compiled: Compiled) -> Placement:
     Raises:
         ValueError: the backend wrote no tables.
     """
-    if not {"bufferinfo", "allocinfo"} <= set(compiled.tables):
+    written = compiled.tables
+    if "scheduleinfo" not in written:
         raise ValueError(
             f"{compiled.version} wrote no tables of memory-space assignment"
         )
+    # Where no buffer fits the fast memory, only the schedule is written.
     return Placement(
-        tables.read_buffers(compiled.tables["bufferinfo"]),
-        tables.read_allocations(compiled.tables["allocinfo"]),
+        tables.read_buffers(written["bufferinfo"]) if "bufferinfo" in written else (),
+        tables.read_allocations(written["allocinfo"]) if "allocinfo" in written else (),
         (
             copy.source
             for copy in compiled.copies

@@ -158,3 +158,14 @@ def test_a_cross_program_prefetch_ignores_overrides(lab: Lab) -> None:
         assert [
             c.source for c in compiled.copies if c.cross_program_index is not None
         ] == [name]
+
+
+def test_where_nothing_fits_the_placement_is_empty(lab: Lab) -> None:
+    """Then the compiler writes no table but the schedule."""
+    compiled = lab.compile(xla_tpu_scoped_vmem_limit_kib=str(128 << 10))
+    assert set(compiled.tables) == {"scheduleinfo"}
+    placement = honour.read_placement(compiled)
+    assert placement.spans == {}
+    where = ov.PositionAt(FIRST)
+    assert placement.outcome(ov.Override(where, ov.Keep())).is_honoured
+    assert not placement.outcome(ov.Override(where, ov.Pin())).is_honoured
