@@ -13,7 +13,7 @@ from diffusion.noise import NoiseSchedule
 from diffusion.table import StepTable, Tape
 
 # Adams-Bashforth's coefficients on a uniform grid, newest first.
-_ADAMS_BASHFORTH = (
+ADAMS_BASHFORTH = (
     (1.0,),
     (3 / 2, -1 / 2),
     (23 / 12, -16 / 12, 5 / 12),
@@ -27,13 +27,13 @@ def ipndm(noise: NoiseSchedule, times: Times, *, order: int = 4) -> StepTable:
     Raises:
         ValueError: an order out of 1..4.
     """
-    if not 1 <= order <= len(_ADAMS_BASHFORTH):
+    if not 1 <= order <= len(ADAMS_BASHFORTH):
         raise ValueError(f"iPNDM has orders 1 to 4, not {order}")
     rho = _rho(noise, times)
 
     def weights(n: int) -> NDArray[np.float64]:
         step = rho[n + 1] - rho[n]
-        return step * np.array(_ADAMS_BASHFORTH[min(order, n + 1) - 1])
+        return step * np.array(ADAMS_BASHFORTH[min(order, n + 1) - 1])
 
     return _multistep(noise, times, weights)
 

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from diffusion.noise import NoiseSchedule, VPDiscrete
 
 Times: TypeAlias = NDArray[np.float64]
+# From a noise schedule and N to N + 1 times.
+Grid: TypeAlias = Callable[[NoiseSchedule, int], Times]
 
 
 def logsnr(noise: NoiseSchedule, steps: int) -> Times:
@@ -25,9 +27,7 @@ def time_power(noise: NoiseSchedule, steps: int, power: float = 1.0) -> Times:
 
 def edm(noise: NoiseSchedule, steps: int, rho: float = 7.0) -> Times:
     """Returns times uniform in (sigma / alpha)^(1/rho) (Karras et al., 2022, eq. 5)."""
-    first, last = (
-        np.exp(-noise.log_snr(t) / rho) for t in (noise.start, noise.end)
-    )
+    first, last = (np.exp(-noise.log_snr(t) / rho) for t in (noise.start, noise.end))
     sigmas = np.linspace(first, last, steps + 1) ** rho
     return _pinned(noise, noise.time(-np.log(sigmas)))
 
@@ -56,7 +56,7 @@ def _pinned(noise: NoiseSchedule, times: NDArray[np.float64]) -> Times:
 
 
 # The grids that every baseline is tried on.
-GRIDS: Mapping[str, Callable[[NoiseSchedule, int], Times]] = {
+GRIDS: Mapping[str, Grid] = {
     "logsnr": logsnr,
     "time_uniform": time_power,
     "time_quadratic": lambda noise, steps: time_power(noise, steps, 2.0),

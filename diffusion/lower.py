@@ -58,7 +58,9 @@ class _Lowering:
         statistics: "Statistics | None",
     ) -> None:
         if schedule.first == "mean" and mean is None:
-            raise ValueError("a schedule whose first step is 'mean' needs the data's mean")
+            raise ValueError(
+                "a schedule whose first step is 'mean' needs the data's mean"
+            )
         empirical = any(step.data_share == "empirical" for step in schedule.steps)
         if empirical and statistics is None:
             raise ValueError("a schedule with empirical prediction needs statistics")
@@ -121,9 +123,7 @@ class _Lowering:
             return
         anchors = (i + 1, *(i - age for age in step.anchors))
         scales = [step.corrector_scale, *[UNSCALED] * (len(anchors) - 1)]
-        corrected = self._apply(
-            step, i, [(anchors, scale) for scale in scales], noise
-        )
+        corrected = self._apply(step, i, [(anchors, scale) for scale in scales], noise)
         self._states[-1] = corrected
         if step.corrector == "implicit":
             self._seen[-1] = corrected
@@ -169,9 +169,7 @@ class _Lowering:
         count = 1 + len(estimates)
         if step.data_share == "empirical":
             assert self._statistics is not None
-            state, values = self._statistics.integrals(
-                count, *self._span(base, target)
-            )
+            state, values = self._statistics.integrals(count, *self._span(base, target))
             noise, z = 0.0, -h
         else:
             state, values, noise, z = integrals(
@@ -189,7 +187,9 @@ class _Lowering:
             rows.append([factor * row.get(j, 0.0) for j in points])
         return combine(state, values, noise, rows)
 
-    def _span(self, base: int, target: int) -> tuple[Numeric, Numeric, Numeric, Numeric]:
+    def _span(
+        self, base: int, target: int
+    ) -> tuple[Numeric, Numeric, Numeric, Numeric]:
         """lambda at base and target, alpha at base and target."""
         return (
             self._log_snr[base],

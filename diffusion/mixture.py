@@ -73,9 +73,7 @@ def denoiser(mixture: Mixture) -> Denoise:
     return denoise
 
 
-def draw(
-    mixture: Mixture, key: PRNGKeyArray, count: int
-) -> Float[Array, "B D"]:
+def draw(mixture: Mixture, key: PRNGKeyArray, count: int) -> Float[Array, "B D"]:
     """Returns exact samples. The key is consumed."""
     pick, spread = jax.random.split(key)
     c = jax.random.categorical(pick, mixture.log_weight, shape=(count,))

@@ -55,7 +55,9 @@ def to_data(
             return (x + sigma**2 * output) / alpha
         case "flow":
             return (x - sigma * output) / (alpha + sigma)
-    raise ValueError(f"prediction must be one of {', '.join(get_args(Kind))}, not {kind!r}")
+    raise ValueError(
+        f"prediction must be one of {', '.join(get_args(Kind))}, not {kind!r}"
+    )
 
 
 def from_data(
@@ -74,7 +76,9 @@ def from_data(
             return -eps / sigma
         case "flow":
             return eps - data
-    raise ValueError(f"prediction must be one of {', '.join(get_args(Kind))}, not {kind!r}")
+    raise ValueError(
+        f"prediction must be one of {', '.join(get_args(Kind))}, not {kind!r}"
+    )
 
 
 def from_network(
@@ -185,8 +189,8 @@ def classifier_guided(
 
 
 def dynamic_threshold(
-    data: Float[Array, "B *P"], quantile: float = 0.995, limit: float = 1.0
-) -> Float[Array, "B *P"]:
+    data: Float[Array, "B ..."], quantile: float = 0.995, limit: float = 1.0
+) -> Float[Array, "B ..."]:
     """Clips each sample at its quantile of |x0| and scales back (Saharia et al., 2022, 2.3).
 
     Args:

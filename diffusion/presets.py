@@ -137,12 +137,12 @@ def singlestep(
             f"{len(times) - 1} blocks need as many orders of 1 to 3, not {list(block_orders)}"
         )
     share, taylored = SHARES[prediction], variant == "taylor"
-    scale = UNSCALED if taylored else _BH2
     points, steps = [float(times[0])], []
     for n, begin, end in zip(block_orders, times[:-1], times[1:]):
         inner = np.linspace(noise.log_snr(begin), noise.log_snr(end), n + 1)[1:-1]
         points += [*np.atleast_1d(noise.time(inner)).tolist(), float(end)]
         steps.append(taylor(1, data_share=share))
+        scale = _BH2 if n == 2 and not taylored else UNSCALED
         for m in range(1, n):
             # From the block's first point, with the newest output; taylor-3 ends with both.
             anchors = (0, 1) if taylored and m == 2 else (0,)
@@ -220,6 +220,23 @@ def unipc(
                 step, corrector="pseudo", corrector_scale=scale if n == 1 else UNSCALED
             )
         steps.append(step)
+    steps[-1] = dataclasses.replace(steps[-1], corrector="none")
+    return _schedule(noise, times, steps)
+
+
+def dpm_solver_v3(
+    noise: NoiseSchedule,
+    times: Times,
+    *,
+    order: int = 3,
+    lower_final: bool = True,
+    corrector: bool = True,
+) -> Schedule:
+    """DPM-Solver-v3 (Zheng et al., 2023) without its pseudo orders; lowers with `Statistics`."""
+    steps = [
+        taylor(n, data_share="empirical", corrector="pseudo" if corrector else "none")
+        for n in orders(len(times) - 1, order, lower_final)
+    ]
     steps[-1] = dataclasses.replace(steps[-1], corrector="none")
     return _schedule(noise, times, steps)
 

@@ -27,13 +27,13 @@ Hook: TypeAlias = Callable[[Int[Array, ""], Array, Array], Array]
 class Trajectory(NamedTuple):
     """What happened on the way: the states at which the network was evaluated, and its answers."""
 
-    states: Float[Array, "N B *P"]
-    denoised: Float[Array, "N B *P"]
+    states: Float[Array, "N B ..."]
+    denoised: Float[Array, "N B ..."]
 
 
 def start(
-    table: StepTable, noise: Float[Array, "B *P"], image: Array | None = None
-) -> Float[Array, "B *P"]:
+    table: StepTable, noise: Float[Array, "B ..."], image: Array | None = None
+) -> Float[Array, "B ..."]:
     """Returns x_T for a table: scaled noise, or an image noised to the table's first time.
 
     Args:
@@ -50,14 +50,14 @@ def start(
 def sample(
     denoise: Denoise,
     table: StepTable,
-    x: Float[Array, "B *P"],
+    x: Float[Array, "B ..."],
     *,
     cond: Any = None,
     key: PRNGKeyArray | None = None,
     on_denoised: Hook | None = None,
     on_state: Hook | None = None,
     unroll: int = 1,
-) -> Float[Array, "B *P"]:
+) -> Float[Array, "B ..."]:
     """Returns samples, in x's type or float32, whichever is wider.
 
     Args:
@@ -80,14 +80,14 @@ def sample(
 def trajectory(
     denoise: Denoise,
     table: StepTable,
-    x: Float[Array, "B *P"],
+    x: Float[Array, "B ..."],
     *,
     cond: Any = None,
     key: PRNGKeyArray | None = None,
     on_denoised: Hook | None = None,
     on_state: Hook | None = None,
     unroll: int = 1,
-) -> tuple[Float[Array, "B *P"], Trajectory]:
+) -> tuple[Float[Array, "B ..."], Trajectory]:
     """Returns what `sample` returns, and the way there."""
     result, way = _run(
         denoise, table, x, cond, key, on_denoised, on_state, unroll, True
@@ -137,7 +137,11 @@ def _run(
         return (after, history), Trajectory(x, denoised) if keep else None
 
     rows = table._replace(
-        weight=None, start_scale=None, start_shift=None, start_alpha=None, start_sigma=None
+        weight=None,
+        start_scale=None,
+        start_shift=None,
+        start_alpha=None,
+        start_sigma=None,
     )
     history = jnp.zeros((window, *x.shape), dtype)
     (x, _), way = jax.lax.scan(

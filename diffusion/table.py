@@ -33,12 +33,12 @@ class StepTable(NamedTuple):
     time: Float[Any, " N"]  # Of the evaluations, in the noise schedule's time.
     alpha: Float[Any, " N"]
     sigma: Float[Any, " N"]
-    carry: Float[Any, "N *P"]
-    weight: Float[Any, "N K *P"]
-    shift: Float[Any, "N *P"]
+    carry: Float[Any, "N ..."]
+    weight: Float[Any, "N K ..."]
+    shift: Float[Any, "N ..."]
     noise: Float[Any, " N"] | None  # Deviation of fresh noise; None for an ODE.
     start_scale: Float[Any, ""]
-    start_shift: Float[Any, "*P"]
+    start_shift: Float[Any, "..."]
     start_alpha: Float[Any, ""]  # x_T = start_alpha data + start_sigma noise.
     start_sigma: Float[Any, ""]
 
@@ -87,7 +87,9 @@ def problem(table: StepTable) -> str | None:
     named = {name: leaf for name, leaf in table._asdict().items() if leaf is not None}
     for name in ("time", "alpha", "sigma", "weight", "shift", "noise"):
         if name in named and np.shape(named[name])[:1] != (rows,):
-            return f"table.{name} has {np.shape(named[name])[:1]} rows, table.carry {rows}"
+            return (
+                f"table.{name} has {np.shape(named[name])[:1]} rows, table.carry {rows}"
+            )
     if not 1 <= table.window <= rows:
         return f"a table of {rows} rows can't remember {table.window} outputs"
     for name, leaf in named.items():

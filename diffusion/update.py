@@ -69,6 +69,8 @@ def integrals(
     state = xp.exp(log_alpha[1] - log_alpha[0] - rate * data_share * h)
     front = -alpha * rate * xp.exp((data_share - 1) * h)
     values = [front * h ** (k + 1) * f for k, f in enumerate(phi(count, z))]
+    if isinstance(tau, float) and tau == 0:  # The root has no derivative at h = 0.
+        return state, values, 0.0, z
     variance = 2 * h * phi(1, 2 * (1 - rate * data_share) * h)[0]
     return state, values, tau * alpha * xp.exp(-log_snr[1]) * xp.sqrt(variance), z
 
@@ -109,10 +111,7 @@ def difference_weights(
     for k in range(1, count + 1):
         factorial *= k
         rows.append(
-            [
-                xp.where(mask[j], factorial * columns[j][k], 0.0)
-                for j in range(count)
-            ]
+            [xp.where(mask[j], factorial * columns[j][k], 0.0) for j in range(count)]
         )
     return rows
 

@@ -9,7 +9,23 @@ import pytest
 
 from diffusion.phi import phi
 
-POINTS = (-40.0, -8.0, -2.5, -2.0, -1.5, -0.3, -1e-4, -1e-12, 0.0, 1e-9, 0.01, 0.9, 1.99, 2.0, 7.0)
+POINTS = (
+    -40.0,
+    -8.0,
+    -2.5,
+    -2.0,
+    -1.5,
+    -0.3,
+    -1e-4,
+    -1e-12,
+    0.0,
+    1e-9,
+    0.01,
+    0.9,
+    1.99,
+    2.0,
+    7.0,
+)
 
 
 def _exact(k: int, z: float) -> float:
@@ -32,7 +48,9 @@ def test_each_follows_from_the_one_before() -> None:
     z = z[z != 0]
     before = np.exp(z)
     for k, value in enumerate(phi(4, z)):
-        np.testing.assert_allclose(value, (before - 1 / math.factorial(k)) / z, rtol=1e-12)
+        np.testing.assert_allclose(
+            value, (before - 1 / math.factorial(k)) / z, rtol=1e-12
+        )
         before = value
 
 

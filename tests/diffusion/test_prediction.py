@@ -135,7 +135,10 @@ def test_classifier_guidance_of_weight_1_is_the_conditional_model() -> None:
         return jax.nn.logsumexp(chosen, 1) - jax.nn.logsumexp(logits, 1)
 
     exact, label = denoiser(MIXTURE), jnp.array([1, 0, 1])
-    result = classifier_guided(exact, log_probability, 1.0)(X, POINT, label)
+    plain = classifier_guided(
+        lambda x, point, cond: exact(x, point, None), log_probability, 1.0
+    )
+    result = plain(X, POINT, label)
     np.testing.assert_allclose(result, exact(X, POINT, label), atol=1e-5)
 
 
