@@ -150,7 +150,8 @@ class _Lowering:
             state = state + weight * (
                 own.state * self._seen[j] + own.denoised * self._denoised[j]
             )
-            state = state + weight * own.constant * self._tape.one
+            if step.data_share == "empirical":
+                state = state + weight * own.constant * self._tape.one
         if step.data_share == "empirical":
             assert self._statistics is not None
             constant = self._statistics.constant(*self._span(base, target))

@@ -6,6 +6,9 @@ phi_0(z) = exp(z), phi_{k+1}(z) = (phi_k(z) - 1/k!) / z, phi_k(0) = 1/k! (Hochbr
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diffusion.arrays import Numeric, namespace
 
 # Within |z| < 2, 26 terms of the series leave less than 1e-19 of the value.
@@ -22,23 +25,17 @@ def phi(count: int, z: Numeric) -> list[Numeric]:
     xp = namespace(z)
     z = xp.asarray(z)
     near = xp.abs(z) < _SERIES_BELOW
-    small = xp.where(near, z, 0.0)
+    powers = xp.where(near, z, 0.0)[..., None] ** np.arange(_TERMS)
     large = xp.where(near, _SERIES_BELOW, z)
-    series = _series(count, small)
     upward = xp.expm1(large) / large
     results = []
     for k in range(1, count + 1):
-        results.append(xp.where(near, series[k - 1], upward))
+        series = xp.sum(powers * _coefficients(k), axis=-1)
+        results.append(xp.where(near, series, upward))
         upward = (upward - 1 / math.factorial(k)) / large
     return results
 
 
-def _series(count: int, z: Numeric) -> list[Numeric]:
-    """phi_count by Horner's rule, and the others from it downward, which loses nothing."""
-    value = z * 0.0 + 1 / math.factorial(count + _TERMS)
-    for j in reversed(range(count, count + _TERMS)):
-        value = value * z + 1 / math.factorial(j)
-    values = [value]
-    for k in reversed(range(1, count)):
-        values.append(values[-1] * z + 1 / math.factorial(k))
-    return values[::-1]
+def _coefficients(k: int) -> NDArray[np.float64]:
+    """1 / (k + j)!, the Taylor coefficients of phi_k."""
+    return np.array([1 / math.factorial(k + j) for j in range(_TERMS)])

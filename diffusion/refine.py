@@ -40,6 +40,12 @@ class FitConfig:
     batch: int = 256
     check_every: int = 50
 
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.check_every < 1 or self.steps % self.check_every:
+            raise ValueError(
+                f"{self.steps} steps are no multiple of {self.check_every}, after which to look"
+            )
+
 
 DEFAULT_FIT = FitConfig()
 

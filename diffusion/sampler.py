@@ -127,7 +127,7 @@ def _run(
         denoised = denoise(x, point, cond).astype(dtype)
         if on_denoised is not None:
             denoised = on_denoised(n, x, denoised).astype(dtype)
-        history = history.at[n % window].set(denoised)
+        history = jax.lax.dynamic_update_index_in_dim(history, denoised, n % window, 0)
         after = now.carry * x + _weighted(weight, history) + now.shift
         if table.noise is not None:
             draw = jax.random.normal(jax.random.fold_in(key, n), x.shape, dtype)
@@ -143,7 +143,8 @@ def _run(
         start_alpha=None,
         start_sigma=None,
     )
-    history = jnp.zeros((window, *x.shape), dtype)
+    # Of x's own sharding.
+    history = jnp.broadcast_to(jnp.zeros_like(x), (window, *x.shape))
     (x, _), way = jax.lax.scan(
         step, (x, history), (jnp.arange(count), rows, weights), unroll=unroll
     )

@@ -48,6 +48,13 @@ class Scale:
 
     def factor(self, h: Numeric, z: Numeric) -> Numeric:
         """Returns the factor for a step of length h."""
+        match self.kind:
+            case "none":
+                return 1.0
+            case "linear":
+                return 1 + self.value * h
+            case "constant":
+                return self.value
         first, second = phi(2, z)
         match self.kind:
             case "bh1":
@@ -56,14 +63,8 @@ class Scale:
                 return 0.5 * first / second
             case "half_exp_plus":
                 return 1 + 0.5 * z * first
-            case "half_exp_minus":
-                return 1 - 0.5 * z * first
-            case "linear":
-                return 1 + self.value * h
-            case "constant":
-                return self.value
             case _:
-                return 1.0
+                return 1 - 0.5 * z * first
 
 
 UNSCALED = Scale()

@@ -14,6 +14,9 @@ where tau is the rate of fresh noise: 0 is the ODE, 1 the reverse SDE (Xue et al
 Axes: A anchors, K derivatives.
 """
 
+import functools
+import math
+import operator
 from typing import NamedTuple
 
 from diffusion.arrays import Numeric, namespace
@@ -88,32 +91,38 @@ def difference_weights(
         used: whether to use each anchor; all by default. May be traced.
     """
     count = len(offsets)
-    xp = namespace(*offsets, *(used or ()))
-    mask: list[Numeric] = [True] * count if used is None else used
     columns = []
     for j in range(count):
         # Coefficients of the Lagrange polynomial of anchor j, by ascending power; the first is 0.
-        poly: list[Numeric] = [0.0, 1 / xp.where(mask[j], offsets[j], 1.0)]
-        poly += [0.0] * (count - 1)
+        poly: list[Numeric] = [0.0, 1 / _where(used, [j], offsets[j], 1.0)]
         for m in range(count):
             if m == j:
                 continue
-            on = mask[m] & mask[j] if used is not None else True
-            gap = xp.where(on, offsets[j] - offsets[m], 1.0)
-            root = xp.where(on, offsets[m], 0.0)
-            shifted = [0.0, *poly[:-1]]
+            gap = _where(used, [j, m], offsets[j] - offsets[m], 1.0)
+            root = _where(used, [j, m], offsets[m], 0.0)
+            shifted, stay = [0.0, *poly], [*poly, 0.0]
             poly = [
-                xp.where(on, (up - root * stay) / gap, stay)
-                for up, stay in zip(shifted, poly, strict=True)
+                _where(used, [j, m], (up - root * own) / gap, own)
+                for up, own in zip(shifted, stay, strict=True)
             ]
         columns.append(poly)
-    factorial, rows = 1.0, []
-    for k in range(1, count + 1):
-        factorial *= k
-        rows.append(
-            [xp.where(mask[j], factorial * columns[j][k], 0.0) for j in range(count)]
-        )
-    return rows
+    return [
+        [
+            _where(used, [j], math.factorial(k) * columns[j][k], 0.0)
+            for j in range(count)
+        ]
+        for k in range(1, count + 1)
+    ]
+
+
+def _where(
+    used: list[Numeric] | None, anchors: list[int], then: Numeric, otherwise: Numeric
+) -> Numeric:
+    """`then` where all of these anchors are used."""
+    if used is None:
+        return then
+    on = functools.reduce(operator.and_, [used[j] for j in anchors])
+    return namespace(on, then).where(on, then, otherwise)
 
 
 def combine(

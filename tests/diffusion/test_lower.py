@@ -146,7 +146,7 @@ def _schedules(draw: Any) -> Schedule:
     )
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
+@settings(deadline=None, derandomize=True, max_examples=60)
 @given(_schedules())
 def test_every_decision_lowers_to_what_a_direct_run_gives(plan: Schedule) -> None:
     expected = _directly(plan, NOISE, mean=0.3)
@@ -156,7 +156,7 @@ def test_every_decision_lowers_to_what_a_direct_run_gives(plan: Schedule) -> Non
     np.testing.assert_allclose(_by_table(table, NOISE), expected, atol=1e-9 * size)
 
 
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(deadline=None, derandomize=True, max_examples=20)
 @given(_schedules())
 def test_json_reads_back(plan: Schedule) -> None:
     assert schedule.from_json(json.loads(json.dumps(plan.to_json()))) == plan
@@ -186,28 +186,32 @@ def test_masked_anchors_are_as_if_not_there() -> None:
             np.testing.assert_allclose(np.array(rows[k]), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
-def test_a_blend_of_order_1_is_ddim_and_of_order_2_lies_between(share: float) -> None:
-    """Exact for constant predictions, so at order 1 all forms agree; their sum differs at 2."""
-    times = grids.logsnr(VP, 5)
-    plans = [
-        Schedule(noise=VP, times=tuple(times), steps=(taylor(1, data_share=s),) * 5)
-        for s in (0.0, 0.5)
-    ]
-    assert _by_table(lower(plans[0]), NOISE) == pytest.approx(
-        _by_table(lower(dataclasses.replace(plans[0], steps=(taylor(1),) * 5)), NOISE)
+def test_noise_and_data_prediction_of_order_1_are_ddim() -> None:
+    times = tuple(grids.logsnr(VP, 5))
+    noise, data = (
+        lower(Schedule(noise=VP, times=times, steps=(taylor(1, data_share=s),) * 5))
+        for s in (0.0, 1.0)
     )
-    steps = [
-        tuple(taylor(min(2, i + 1), data_share=s) for i in range(5))
-        for s in (0.0, share, 1.0)
-    ]
-    ends = [
-        _by_table(lower(Schedule(noise=VP, times=tuple(times), steps=s)), NOISE)
-        for s in steps
-    ]
-    apart = np.abs(ends[2] - ends[0]).mean()
-    for end in (ends[0], ends[2]):
-        assert 0 < np.abs(ends[1] - end).mean() < 2 * apart
+    np.testing.assert_allclose(noise.carry, data.carry, rtol=1e-10)
+    np.testing.assert_allclose(noise.weight, data.weight, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.8, 1.0])
+def test_a_blend_is_exact_for_the_model_that_it_expands_to_nothing(
+    share: float, order: int
+) -> None:
+    """D = (1 - l) x / alpha makes f zero, and x / alpha falls as exp(-l lambda)."""
+    steps = tuple(taylor(min(order, i + 1), data_share=share) for i in range(4))
+    times = grids.logsnr(VP, 4)
+    table = lower(Schedule(noise=VP, times=tuple(times), steps=steps))
+    x, past = NOISE, []
+    for n in range(4):
+        past.insert(0, (1 - share) * x / table.alpha[n])
+        x = table.carry[n] * x + sum(table.weight[n, k] * d for k, d in enumerate(past))
+    alpha, snr = VP.marginal(times)[0], VP.log_snr(times)
+    decay = alpha[-1] / alpha[0] * np.exp(-share * (snr[-1] - snr[0]))
+    np.testing.assert_allclose(x, decay * NOISE, rtol=1e-8)
 
 
 def test_a_step_to_no_noise_returns_the_denoised_sample() -> None:
@@ -221,8 +225,8 @@ def test_a_step_to_no_noise_returns_the_denoised_sample() -> None:
 
 
 def test_the_table_is_differentiable_through_times_and_scales() -> None:
-    """Against finite differences, through correctors and three orders."""
-    plan = presets.unipc(VP, grids.logsnr(VP, 5), order=3)
+    """Against finite differences, through correctors and two orders."""
+    plan = presets.unipc(VP, grids.logsnr(VP, 3), order=2, lower_final=False)
 
     def total(times: Any) -> Any:
         table = lower(plan, times=times)
@@ -231,7 +235,7 @@ def test_the_table_is_differentiable_through_times_and_scales() -> None:
     times = np.array(plan.times)
     with jax.enable_x64(True):
         slope = np.asarray(jax.jit(jax.grad(total))(jnp.asarray(times)))
-    for i in range(1, 5):
+    for i in range(1, 3):
         step = np.zeros_like(times)
         step[i] = 1e-6 * times[i]
         numeric = (total(times + step) - total(times - step)) / (2 * step[i])

@@ -14,10 +14,12 @@ def _normal(key: int, mean: float, deviation: float, count: int = 4000) -> jax.A
     return mean + deviation * jax.random.normal(jax.random.key(key), (count, 3))
 
 
-def test_frechet_of_normals() -> None:
-    """|m1 - m2|^2 + sum (s1 - s2)^2 for commuting covariances; exact on the fitted moments."""
-    found = metrics.frechet(_normal(0, 0.0, 1.0), _normal(1, 0.5, 2.0))
-    np.testing.assert_allclose(found, 3 * 0.25 + 3 * 1.0, rtol=0.05)
+def test_frechet_of_a_scaled_and_shifted_copy() -> None:
+    """|m1 - m2|^2 + tr(C) (s - 1)^2, exact on the fitted moments."""
+    x = _normal(0, 0.0, 1.0)
+    x = x - x.mean(0)
+    expected = 3 * 0.25 + jnp.sum(jnp.var(x, axis=0, ddof=1))
+    np.testing.assert_allclose(metrics.frechet(x, 0.5 + 2 * x), expected, rtol=1e-4)
 
 
 def test_frechet_bears_singular_covariances_and_is_zero_on_itself() -> None:

@@ -80,8 +80,6 @@ def test_evolution_beats_its_seeds_on_noise_it_did_not_see() -> None:
     space = ScheduleSpace(noise=problem.noise, evaluations=STEPS)
     config = EvolutionConfig(evaluations=340, survivors=64, finalists=8)
     found = evolve(space, problem, sets.search, sets.select, jax.random.key(0), config)
-    again = evolve(space, problem, sets.search, sets.select, jax.random.key(0), config)
-    assert found.schedule == again.schedule
     errors = [error for _, error in found.history]
     assert errors == sorted(errors, reverse=True)
     assert found.evaluations == found.history[-1][0] <= 340
