@@ -105,7 +105,8 @@ def _multistep(
     alpha, sigma = noise.marginal(times)
     steps = len(times) - 1
     tape = Tape(steps)
-    y, slopes = tape.initial / alpha[0], []
+    y = tape.initial / alpha[0]
+    slopes: list[NDArray[np.float64]] = []
     for n in range(steps):
         slopes.insert(0, _slope(tape, y, n, times, alpha, sigma))
         y = y + sum(w * d for w, d in zip(weights(n), slopes))

@@ -94,6 +94,7 @@ class _Lowering:
             case "zero":
                 return 0.0 * self._tape.one
             case "mean":
+                assert self._mean is not None
                 return self._mean * self._tape.one
             case "unit":
                 share = 1 - rho / (1 + rho**2) ** 0.5

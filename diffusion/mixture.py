@@ -32,13 +32,12 @@ def kernel_density(
     data: Float[Array, "C D"], deviation: float, label: Int[Array, " C"] | None = None
 ) -> Mixture:
     """Returns the mixture of one component of this deviation around each datum."""
-    data = jnp.asarray(data)
     count = data.shape[0]
     return Mixture(
         mean=data,
         variance=jnp.full(count, deviation**2, data.dtype),
         log_weight=jnp.zeros(count, data.dtype),
-        label=jnp.zeros(count, jnp.int32) if label is None else jnp.asarray(label),
+        label=jnp.zeros(count, jnp.int32) if label is None else label,
     )
 
 

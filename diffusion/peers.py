@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import optax  # type: ignore[import-untyped,unused-ignore]
 from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import NDArray
 

@@ -98,13 +98,18 @@ def digits_density(
     """Returns problem B: one component of this deviation around each digit of these classes."""
     images, labels = datasets.digits()
     kept = np.isin(labels, list(classes))
-    return _problem("digits", kernel_density(images[kept], deviation, labels[kept]))
+    return _problem(
+        "digits",
+        kernel_density(jnp.asarray(images[kept]), deviation, jnp.asarray(labels[kept])),
+    )
 
 
 def fashion_density(folder: Path, count: int = 2000, deviation: float = 0.2) -> Problem:
     """Returns problem C: a component around each of the first so many training images."""
     images, labels = datasets.fashion_mnist(folder)
-    mixture = kernel_density(images[:count], deviation, labels[:count])
+    mixture = kernel_density(
+        jnp.asarray(images[:count]), deviation, jnp.asarray(labels[:count])
+    )
     return _problem("fashion", mixture)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import optax  # type: ignore[import-untyped,unused-ignore]
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from diffusion.arrays import Numeric, namespace

@@ -129,7 +129,8 @@ def _run(
             denoised = on_denoised(n, x, denoised).astype(dtype)
         history = jax.lax.dynamic_update_index_in_dim(history, denoised, n % window, 0)
         after = now.carry * x + _weighted(weight, history) + now.shift
-        if table.noise is not None:
+        if now.noise is not None:
+            assert key is not None
             draw = jax.random.normal(jax.random.fold_in(key, n), x.shape, dtype)
             after = after + now.noise * draw
         if on_state is not None:
