@@ -13,6 +13,8 @@ lambda, P the shape of a sample.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -163,7 +165,6 @@ def estimate(
         alpha, sigma = noise.marginal(noise.time(at))
         return alpha * data + sigma * jax.random.normal(key, data.shape, data.dtype)
 
-    @jax.jit
     def diagonal(at: Array, key: Array) -> Array:
         """l: Hutchinson's estimate of the mean diagonal of the Jacobian."""
         one, two = jax.random.split(key)
@@ -172,7 +173,6 @@ def estimate(
         _, pushed = jax.jvp(lambda x: residual(x, at), (x,), (probe,))
         return jnp.mean(probe * pushed, axis=0)
 
-    @jax.jit
     def fit(at: Array, linear: Array, change: Array, key: Array) -> tuple[Array, Array]:
         """s and b: least squares of df/dlambda, along the ODE, on f."""
 
@@ -193,16 +193,17 @@ def estimate(
         s = jnp.where(varies, shared / jnp.where(varies, variance, 1.0), 0.0)
         return s, mean_slope - s * mean
 
-    levels = [jnp.asarray(at, data.dtype) for at in log_snr]
+    levels = jnp.asarray(log_snr, data.dtype)
     keys = jax.random.split(key, points)
-    linear = np.stack([np.asarray(diagonal(at, k)) for at, k in zip(levels, keys)])
-    linear = linear.astype(np.float64)
+    linear = np.asarray(_over(diagonal, levels, keys), np.float64)
     change = np.gradient(linear, log_snr, axis=0)
-    fits = [
-        fit(at, jnp.asarray(own, data.dtype), jnp.asarray(c, data.dtype), k)
-        for at, own, c, k in zip(levels, linear, change, keys)
-    ]
+    given = (jnp.asarray(value, data.dtype) for value in (linear, change))
     slope, offset = (
-        np.stack([np.asarray(f[i], np.float64) for f in fits]) for i in (0, 1)
+        np.asarray(values, np.float64) for values in _over(fit, levels, *given, keys)
     )
     return Statistics(log_snr=log_snr, linear=linear, slope=slope, offset=offset)
+
+
+def _over(function: Callable[..., Any], *arrays: Array) -> Any:
+    """The function on each row of the arrays, one after the other: memory is that of one."""
+    return jax.jit(lambda rows: jax.lax.map(lambda row: function(*row), rows))(arrays)

@@ -230,7 +230,9 @@ class ScheduleSpace:
                                         snr, share, order, signed, second, corrector
                                     )
                                 )
-        result: Genome = jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+        result: Genome = jax.tree.map(
+            lambda *leaves: jnp.asarray(np.stack(leaves)), *found
+        )
         return result
 
     def _seed(
@@ -246,14 +248,14 @@ class ScheduleSpace:
         # The order falls at the end, as presets do at few steps.
         orders = np.minimum(order, np.arange(steps, 0, -1))
         return Genome(
-            log_snr=jnp.asarray(snr, jnp.float32),
-            order=jnp.asarray(orders, jnp.int32),
-            data_share=jnp.full(steps, share),
-            low_order=jnp.full(steps, _ANCHORS, jnp.int32),
-            first_scale=jnp.full(steps, first_scale),
-            second_scale=jnp.full(steps, second_scale),
-            corrector=jnp.full(steps, corrector),
-            first=jnp.int32(0),
+            log_snr=snr.astype(np.float32),
+            order=orders.astype(np.int32),
+            data_share=np.full(steps, share, np.float32),
+            low_order=np.full(steps, _ANCHORS, np.int32),
+            first_scale=np.full(steps, first_scale, np.float32),
+            second_scale=np.full(steps, second_scale, np.float32),
+            corrector=np.full(steps, corrector),
+            first=np.int32(0),
         )
 
     def _orders(self, key: PRNGKeyArray) -> Int[Array, " S"]:
@@ -282,7 +284,7 @@ class ScheduleSpace:
         snr = jnp.concatenate([ends[0], inner, ends[1]]).astype(genome.log_snr.dtype)
         time = self.noise.time(snr)
         alpha, sigma = self.noise.marginal(time)
-        return _Points(time, snr, jnp.log(alpha), alpha, sigma)
+        return _Points(time, snr, self.noise.log_alpha(time), alpha, sigma)
 
     def _step(
         self, genome: Genome, points: "_Points", i: Int[Array, ""]
@@ -300,11 +302,12 @@ class ScheduleSpace:
         low = jnp.minimum(genome.low_order[i], order - 1)
         scales = [1 + genome.first_scale[i] * h, genome.second_scale[i], 1.0]
         state, values, noise, _ = integrals(MAX_ORDER, (span[0], span[1]), logs, share)
-        rows = []
-        for k in range(1, MAX_ORDER):
-            used = near if k > 1 else [low >= a for a in range(1, _ANCHORS + 1)]
-            row = difference_weights(offsets, used)[k - 1]
-            rows.append([jnp.where(order > k, scales[k - 1] * a, 0.0) for a in row])
+        first = difference_weights(offsets, [low >= a for a in range(1, MAX_ORDER)])
+        others = difference_weights(offsets, near)
+        rows = [
+            [jnp.where(order > k, scales[k - 1] * a, 0.0) for a in row]
+            for k, row in enumerate([first[0], *others[1:]], 1)
+        ]
         predictor = combine(state, values, noise, rows)
         state, values, noise, _ = integrals(
             MAX_ORDER + 1, (span[0], span[1]), logs, share

@@ -31,6 +31,7 @@ MIXTURE = Mixture(
 )
 EXACT = denoiser(MIXTURE)
 NOISE = jax.random.normal(jax.random.key(7), (6, 2))
+RUN = jax.jit(functools.partial(sample, EXACT))
 
 
 def _tables(steps: int) -> list[StepTable]:
@@ -85,20 +86,16 @@ def test_36_solvers_are_one_compilation_and_each_is_right() -> None:
 
 def test_rows_of_a_batch_do_not_meet() -> None:
     table = _tables(4)[5]
-    alone = [sample(EXACT, table, NOISE[i : i + 1])[0] for i in range(3)]
-    np.testing.assert_allclose(
-        sample(EXACT, table, NOISE[:3]), jnp.stack(alone), atol=1e-6
-    )
-    by_noise = jax.vmap(lambda x: sample(EXACT, table, x[None])[0])(NOISE[:3])
+    alone = [RUN(table, NOISE[i : i + 1])[0] for i in range(3)]
+    np.testing.assert_allclose(RUN(table, NOISE[:3]), jnp.stack(alone), atol=1e-6)
+    by_noise = jax.vmap(lambda x: RUN(table, x[None])[0])(NOISE[:3])
     np.testing.assert_allclose(by_noise, jnp.stack(alone), atol=1e-6)
 
 
 def test_a_short_window_runs_in_a_ring() -> None:
     plan = presets.dpm_solver_pp(VP, grids.logsnr(VP, 9), order=3)
     short, full = lower(plan, window=3), lower(plan)
-    np.testing.assert_allclose(
-        sample(EXACT, short, NOISE), sample(EXACT, full, NOISE), atol=1e-6
-    )
+    np.testing.assert_allclose(RUN(short, NOISE), RUN(full, NOISE), atol=1e-6)
 
 
 def test_coefficients_per_element() -> None:
@@ -157,7 +154,7 @@ def test_gradients_through_the_table_are_those_of_finite_differences() -> None:
 def test_guidance_and_conditions_reach_the_model() -> None:
     table = lower(presets.unipc(VP, grids.logsnr(VP, 12), order=2))
     labels = jnp.zeros(6, jnp.int32)
-    one_class = sample(EXACT, table, NOISE, cond=labels)
+    one_class = RUN(table, NOISE, cond=labels)
     own = MIXTURE._replace(log_weight=jnp.array([0.0, -jnp.inf, -jnp.inf]))
     np.testing.assert_allclose(
         one_class, sample(denoiser(own), table, NOISE), atol=1e-4
@@ -165,7 +162,7 @@ def test_guidance_and_conditions_reach_the_model() -> None:
     plain = sample(guided(EXACT, 1.0, jnp.array(-1)), table, NOISE, cond=labels)
     np.testing.assert_allclose(plain, one_class, atol=1e-4)
     none = sample(guided(EXACT, 0.0, jnp.array(-1)), table, NOISE, cond=labels)
-    np.testing.assert_allclose(none, sample(EXACT, table, NOISE), atol=1e-4)
+    np.testing.assert_allclose(none, RUN(table, NOISE), atol=1e-4)
 
 
 def test_hooks_change_what_goes_on() -> None:
