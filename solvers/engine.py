@@ -86,12 +86,13 @@ def search(
         while not meter.done() and idle < _PATIENCE:
             turn += 1
             proposal, state = strategy.ask(problem, state, jax.random.fold_in(key, turn))
-            meter.spend(
-                simulations=proposal.simulations, predictions=proposal.predictions
-            )
             before = len(ledger)
             genomes = spaces.host(proposal.genomes)
             costs = ledger.measure(genomes)
+            # After the measuring, so that a pass which ends the budget still counts.
+            meter.spend(
+                simulations=proposal.simulations, predictions=proposal.predictions
+            )
             idle = 0 if len(ledger) > before else idle + 1
             on_progress(len(ledger), ledger.lowest)
             if costs is None:

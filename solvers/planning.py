@@ -234,7 +234,9 @@ def beam(
         )
         worth = jnp.where(mask & alive[:, None], worth, -jnp.inf).reshape(-1)
         kept, index = jax.lax.top_k(worth, width)
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[index], after)
+        flat = jax.tree.map(
+            lambda x: x.reshape(mask.size, *x.shape[2:])[index], after
+        )
         return flat, kept > -jnp.inf
 
     lines, alive = jax.lax.fori_loop(
