@@ -1,6 +1,7 @@
 """`search`: a strategy against a problem, within a budget."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
@@ -112,7 +113,7 @@ class _Ledger:
         self._space = problem.space
         self._costs: dict[bytes, tuple[float, ...]] = {}
         self._genomes: list[Genome] = []
-        self._failures = 0
+        self._failures: Counter[str] = Counter()
         self._repeats = 0
         self.lowest = float("inf")
 
@@ -141,7 +142,8 @@ class _Ledger:
         found: list[Measurement] = self._runner.measure(genomes)
         for name, measurement in zip(spaces.keys(genomes), found, strict=True):
             self._costs[name] = measurement.costs
-            self._failures += bool(measurement.failure)
+            if measurement.failure:
+                self._failures[measurement.failure] += 1
             self.lowest = min(self.lowest, measurement.costs[0])
         self._genomes.append(genomes)
         self._meter.spend(**{self._unit: len(found)})
@@ -175,7 +177,7 @@ class _Ledger:
             front_costs=costs[rows],
             history=costs,
             genomes=genomes,
-            failures=self._failures,
+            failures=dict(self._failures),
             repeats=self._repeats,
             evaluations=self._meter.evaluations(),
             ended_by=ended,

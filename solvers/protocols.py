@@ -204,7 +204,7 @@ class SearchResult:
         front_costs: their costs [K, M].
         history: costs [T, M] in the order measured, each schedule once; failures are infinite.
         genomes: what was measured, in the same order.
-        failures: how many of them failed.
+        failures: how many of them failed, by reason.
         repeats: proposals that were answered from memory.
         evaluations: spent, by the names of `Meter.evaluations`.
         ended_by: what ended it; "exhausted" if the strategy had nothing new to propose.
@@ -217,7 +217,7 @@ class SearchResult:
     front_costs: np.ndarray
     history: np.ndarray
     genomes: Genome
-    failures: int
+    failures: dict[str, int]
     repeats: int
     evaluations: dict[str, int]
     ended_by: EndedBy | Literal["exhausted"]

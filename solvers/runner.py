@@ -16,9 +16,9 @@ from solvers.store import Store
 class Runner:
     """Measures batches.
 
-    The order and the number of workers change nothing about the answers. Without workers and
-    without a store a batch goes to the oracle at once; else each schedule is a task, recorded
-    before its worker takes the next: of a search that is killed no more is lost than was at work.
+    The order and the number of workers change nothing about the answers. Each schedule is a task,
+    recorded before its worker takes the next: of a search that is killed no more is lost than was
+    at work. Only a simulator in this process, without a store, is given whole batches.
 
     Args:
         oracle: the judge; with workers it is pickled for each task.
@@ -59,14 +59,10 @@ class Runner:
             finally:
                 for future in futures:
                     future.cancel()
-        if self._store is not None:
-            return [self._one(row) for row in rows]
-        try:
+        if self._store is None and self._oracle.unit == "simulations":
+            # Of a pure function an exception is a fault, not a passing trouble.
             return _checked(self._oracle, genomes)
-        except Exception:
-            if len(rows) == 1 and not self._retries:
-                raise
-            return [self._one(row) for row in rows]
+        return [self._one(row) for row in rows]
 
     def close(self) -> None:
         """Waits for what is at work, and begins nothing more."""

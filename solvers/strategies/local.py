@@ -21,6 +21,7 @@ class Lanes(NamedTuple):
     costs: Float[Array, " B"]  # Weighted; infinite where a lane starts anew.
     stale: Int[Array, " B"]  # Rounds without an improvement.
     weights: Float[Array, "B M"]
+    scale: Float[Array, " M"]  # Of an objective: its spread in the first batch; 0 before.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,8 @@ class Local:
         weights = jax.random.dirichlet(key, jnp.ones(shape[1]), shape[:1])
         start = population.empty(problem.space, self.lanes, shape[1])
         none = jnp.full(self.lanes, jnp.inf)
-        return Lanes(start.genomes, none, jnp.zeros(self.lanes, jnp.int32), weights)
+        stale = jnp.zeros(self.lanes, jnp.int32)
+        return Lanes(start.genomes, none, stale, weights, jnp.zeros(shape[1]))
 
     def ask(
         self, problem: Problem, state: Lanes, key: PRNGKeyArray
@@ -52,8 +54,10 @@ class Local:
     def tell(
         self, problem: Problem, state: Lanes, genomes: Genome, costs: np.ndarray
     ) -> Lanes:
-        """Lanes move; starts given from outside are taken by as many lanes as there are."""
-        rows = np.arange(self.lanes) % len(costs)
+        """Lanes move; starts given from outside are shared out, the best first."""
+        rows = np.arange(self.lanes)
+        if len(costs) != self.lanes:
+            rows = np.argsort(costs[:, 0], kind="stable")[rows % len(costs)]
         fit = jax.tree.map(lambda column: column[rows], genomes)
         return _move(self, state, fit, jnp.asarray(costs, jnp.float32)[rows])
 
@@ -71,9 +75,12 @@ def _neighbours(space: SearchSpace, key: PRNGKeyArray, lanes: Lanes) -> Genome:
 def _move(
     settings: Local, lanes: Lanes, genomes: Genome, costs: Float[Array, "B M"]
 ) -> Lanes:
-    # Weight 0 times an infinite cost would be nothing at all.
     failed = jnp.any(~jnp.isfinite(costs), axis=1)
-    weighted = jnp.sum(lanes.weights * jnp.where(failed[:, None], 0.0, costs), axis=1)
+    level = jnp.where(failed[:, None], 0.0, costs)
+    spread = jnp.max(level, axis=0) - jnp.min(level, axis=0)
+    scale = jnp.where(lanes.scale > 0, lanes.scale, spread)
+    each = lanes.weights / jnp.where(scale > 0, scale, 1.0)
+    weighted = jnp.sum(each * level, axis=1)
     cost = jnp.where(failed, jnp.inf, weighted)
     moves = cost <= lanes.costs
     stale = jnp.where(cost < lanes.costs, 0, lanes.stale + 1)
@@ -85,4 +92,5 @@ def _move(
         jnp.where(tired, jnp.inf, jnp.where(moves, cost, lanes.costs)),
         jnp.where(tired, 0, stale),
         lanes.weights,
+        scale,
     )

@@ -33,8 +33,13 @@ def empty(space: SearchSpace, size: int, num_objectives: int) -> Population:
 def replace_oldest(
     population: Population, genomes: Genome, costs: Float[Array, "B M"]
 ) -> Population:
-    """Returns the population with the newcomers in place of its oldest members."""
-    size, count = population.costs.shape[0], costs.shape[0]
+    """Returns the population with the newcomers in place of its oldest members.
+
+    Of more newcomers than places the best are taken.
+    """
+    size, count = population.costs.shape[0], min(costs.shape[0], population.costs.shape[0])
+    best = jnp.argsort(pareto.rank(costs))[:count]
+    genomes, costs = jax.tree.map(lambda column: column[best], (genomes, costs))
     into = (population.told + jnp.arange(count)) % size
     put = lambda old, new: old.at[into].set(new)  # noqa: E731
     return Population(

@@ -9,10 +9,11 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from solvers.protocols import Genome, Measurement, Unit
+from solvers.protocols import Genome, Measurement, SearchResult, Unit
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class SlowOracle:
     """Adds a line to a log for each measurement that it begins; the cost names the genome."""
 
     log: str = os.devnull
+    seconds: float = 0.1
 
     digest: str = "slow"
     num_objectives: int = 1
@@ -31,7 +33,7 @@ class SlowOracle:
             cost = float(choices @ 3 ** np.arange(len(choices)))
             with open(self.log, "a") as log:
                 log.write(f"{cost}\n")
-            time.sleep(0.1)
+            time.sleep(self.seconds)
             found.append(Measurement((cost,)))
         return found
 
@@ -44,18 +46,21 @@ class SlowOracle:
         return how
 
 
-def main() -> None:
-    """Prints what was found."""
+def run(oracle: SlowOracle, **how: Any) -> SearchResult:
+    """Searches 40 measurements long."""
     import solvers
     from solvers.command import Budget
 
-    store, log = sys.argv[1:]
     problem = solvers.Problem(
-        space=solvers.ChoiceSpace(sizes=(3,) * 7), oracle=SlowOracle(log)
+        space=solvers.ChoiceSpace(sizes=(3,) * 7), oracle=oracle
     )
-    found = solvers.search(
-        problem, "local", Budget(measurements=40), 0, store=store, workers=4
-    )
+    return solvers.search(problem, "local", Budget(measurements=40), 0, **how)
+
+
+def main() -> None:
+    """Prints what was found."""
+    store, log = sys.argv[1:]
+    found = run(SlowOracle(log), store=store, workers=4)
     history = found.history[:, 0].tolist()
     print(json.dumps({"history": history, "best": found.costs[0]}))
 

@@ -19,14 +19,15 @@ import numpy as np
 import pytest
 
 import solvers
+from benchmarks import shops
 from solvers import spaces
 from solvers.command import Budget
-from solvers.pool import LocalPool
+from solvers.pool import LocalPool, TimeLimit, WorkerDied
 from solvers.problem import Problem
 from solvers.protocols import Genome, Measurement
 from solvers.spaces import ChoiceSpace
 from solvers.strategies import Beam, Local, Mcts, Predicted
-from tests.solvers import known
+from tests.solvers import known, slow_oracle
 from tests.solvers.slow_oracle import SlowOracle
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("strategy", "budget"),
     [
-        ("random", 1024),
+        ("random", 300),
         ("local", 400),
         ("evolution", 400),
         ("brkga", 700),
@@ -48,8 +49,8 @@ ROOT = Path(__file__).parents[2]
 )
 def test_reaches_the_best_of_a_landscape(strategy: Any, budget: int) -> None:
     problem, optimum = known.nk_problem(10, 2, 1)
-    # A random search misses the odd one of 1024: it gets the best percent.
-    slack = 0.02 if strategy == "random" else 1e-6
+    # Of 1024 schedules random search sees 300: it gets near.
+    slack = 0.05 if strategy == "random" else 1e-6
     found = solvers.search(problem, strategy, Budget(simulations=budget), 0)
     assert found.costs[0] <= optimum + slack
     assert len(found.history) == len(set(spaces.keys(found.genomes)))
@@ -58,9 +59,10 @@ def test_reaches_the_best_of_a_landscape(strategy: Any, budget: int) -> None:
 
 @pytest.mark.parametrize("strategy", ["evolution", "local"])
 def test_splits_numbers_evenly(strategy: str) -> None:
-    problem, optimum = known.partition_problem(10, 0)
-    found = solvers.search(problem, strategy, Budget(simulations=900), 0)
-    assert found.costs[0] == optimum
+    problem, costs = known.partition_problem(12, 0)
+    found = solvers.search(problem, strategy, Budget(simulations=600), 0)
+    # A smooth way to the best split there is not; one in a thousand is as good.
+    assert costs[0] <= found.costs[0] <= costs[4]
 
 
 @pytest.mark.parametrize(
@@ -69,12 +71,12 @@ def test_splits_numbers_evenly(strategy: str) -> None:
     ids=["brkga", "mcts", "beam"],
 )
 def test_schedules_a_shop_in_the_least_time(strategy: Any) -> None:
-    shop = known.small_shop(3, 3, 2)
+    shop = shops.random_shop(3, 3, 2)
     problem = solvers.evolved(
-        known.JobShop(3), shop, prior_logits_fn=known.most_work_remaining
+        shops.JobShop(3), shop, prior_logits_fn=shops.most_work_remaining
     )
     found = solvers.search(problem, strategy, Budget(simulations=1500), 0)
-    assert found.costs[0] == known.best_makespan(shop)
+    assert found.costs[0] == shops.best_makespan(shop)
 
 
 def _bowl(centre: Any, genome: Genome) -> Any:
@@ -100,9 +102,9 @@ def _two(ideal: Any, genome: Genome) -> Any:
 
 @pytest.mark.parametrize("strategy", ["evolution", "local", "brkga", "predicted"])
 def test_finds_the_whole_front(strategy: str) -> None:
-    space = ChoiceSpace(sizes=(2,) * 8)
+    space = ChoiceSpace(sizes=(2,) * 10)
     problem = solvers.played(space, _two, num_objectives=2)
-    found = solvers.search(problem, strategy, Budget(simulations=160), 1)
+    found = solvers.search(problem, strategy, Budget(simulations=300), 1)
     expected = [[k, 4 - k] for k in range(5)]
     assert found.front_costs.tolist() == expected
     assert found.costs == (0.0, 4.0)
@@ -140,10 +142,12 @@ def test_predictor_compiles_once_in_a_bucket() -> None:
     problem, _ = known.nk_problem(10, 2, 1)
     strategy = Predicted(initial=10, batch=5, generations=3)  # Compiled by nobody else.
     state = strategy.init(problem, jax.random.key(0))
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: compiled.append(name)
-    )
+    compiled: list[str] = []
+
+    def listen(name: str, seconds: float, **_: Any) -> None:
+        compiled.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         counts = []
         for turn in range(8):
@@ -154,7 +158,7 @@ def test_predictor_compiles_once_in_a_bucket() -> None:
             name = "/jax/core/compile/backend_compile_duration"
             counts.append(compiled.count(name))
     finally:
-        jax.monitoring.clear_event_listeners()
+        jax.monitoring.unregister_event_duration_listener(listen)
     # Samples, then the first training; then nothing, from 10 rows to 45.
     assert counts[1] > counts[0]
     assert counts[2:] == [counts[1]] * 6
@@ -212,7 +216,8 @@ def test_failures_are_recorded_and_not_asked_again(tmp_path: Path) -> None:
     problem = Problem(space=space, oracle=oracle)  # type: ignore[arg-type]
     budget, store = Budget(measurements=5), tmp_path / "m.sqlite"
     found = solvers.search(problem, "random", budget, 0, store=store)
-    assert found.failures == 2 and found.costs == (0.0,)
+    assert found.failures == {"OSError: never works": 1, "not for me": 1}
+    assert found.costs == (0.0,)
     # Raised: two attempts. Worked the second time: two. Said no: one.
     assert [oracle.calls[k] for k in range(5)] == [1, 2, 2, 1, 1]
     again = solvers.search(problem, "random", budget, 0, store=store)
@@ -232,12 +237,12 @@ def test_a_foreign_file_is_no_store(tmp_path: Path) -> None:
 
 
 def test_workers_that_hang_or_die_fail_their_task_alone() -> None:
-    with LocalPool(2, seconds=1.0) as pool:
-        oracle = SlowOracle()
-        ends = {choice: pool.submit(oracle.end, choice) for choice in ("hang", "die")}
-        assert type(ends["hang"].exception(60)).__name__ == "TimeLimit"
-        assert type(ends["die"].exception(60)).__name__ == "WorkerDied"
-        assert pool.submit(oracle.end, "well").result(60) == "well"
+    oracle = SlowOracle()
+    with LocalPool(1, seconds=1.0) as pool:
+        assert isinstance(pool.submit(oracle.end, "hang").exception(500), TimeLimit)
+    with LocalPool(1) as pool:
+        assert isinstance(pool.submit(oracle.end, "die").exception(500), WorkerDied)
+        assert pool.submit(oracle.end, "well").result(500) == "well"
 
 
 def _run(store: Path, log: Path) -> "subprocess.Popen[str]":
@@ -263,17 +268,17 @@ def test_killed_and_resumed_it_measures_nothing_twice(tmp_path: Path) -> None:
     store, log = tmp_path / "killed.sqlite", tmp_path / "killed.log"
     victim = _run(store, log)
     try:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 500
         while len(_stored(store)) < 10:
             assert time.monotonic() < deadline and victim.poll() is None
             time.sleep(0.02)
     finally:
         victim.send_signal(signal.SIGKILL)
-        victim.communicate()
+        victim.communicate()  # Until its workers are gone, too: they hold its stdout.
     kept, begun = _stored(store), Counter(log.read_text().split())
     assert 10 <= len(kept) < 40, "killed in the middle"
     resumed = _run(store, log)
-    out, _ = resumed.communicate(timeout=300)
+    out, _ = resumed.communicate(timeout=500)
     assert resumed.returncode == 0
     after = Counter(log.read_text().split()) - begun
     costs = {json.loads(cost)[0] for cost in kept}
@@ -282,7 +287,8 @@ def test_killed_and_resumed_it_measures_nothing_twice(tmp_path: Path) -> None:
     # What was at work when it was killed is all that was lost.
     assert 40 - len(kept) == after.total()
     assert begun.total() - len(kept) <= 4
-    undisturbed = _run(tmp_path / "whole.sqlite", tmp_path / "whole.log")
-    whole, _ = undisturbed.communicate(timeout=300)
-    assert json.loads(out) == json.loads(whole)
-    assert len(json.loads(out)["history"]) == 40
+    # Undisturbed, without workers, without a store: the same.
+    whole = slow_oracle.run(SlowOracle(seconds=0.0))
+    assert json.loads(out)["history"] == whole.history[:, 0].tolist()
+    assert json.loads(out)["best"] == whole.costs[0]
+    assert len(whole.history) == 40

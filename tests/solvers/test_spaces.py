@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import solvers
+from benchmarks import shops
 from solvers import contracts, pareto, spaces
 from solvers.adapters import SeededGame, decode
 from solvers.predictor import Ensemble, kendall_tau, ranking_loss
@@ -129,8 +130,8 @@ def test_kendall_tau_of_an_order_and_its_reverse() -> None:
 
 @functools.cache
 def _shop() -> Problem:
-    shop = known.small_shop(3, 3, 0)
-    return solvers.evolved(known.JobShop(3), shop)
+    shop = shops.random_shop(3, 3, 0)
+    return solvers.evolved(shops.JobShop(3), shop)
 
 
 @functools.cache
@@ -141,23 +142,23 @@ def _nk() -> Problem:
 def test_games_keep_the_contract() -> None:
     shop = _shop()
     assert isinstance(shop.game, SeededGame)
-    contracts.check_game(known.JobShop(3), known.small_shop(3, 3, 0))
+    contracts.check_game(shops.JobShop(3), shops.random_shop(3, 3, 0))
     nk = _nk()
     assert nk.game is not None and nk.advance_fn is not None
     turns = nk.advance_fn(nk.instance, None, jax.random.key(0))
     contracts.check_game(nk.game, turns)
 
 
-class _Endless(known.JobShop):
+class _Endless(shops.JobShop):
     """Says that it ends before it does."""
 
-    def num_decisions(self, instance: known.Shop) -> int:
+    def num_decisions(self, instance: shops.Shop) -> int:
         return int(instance.machine.size) - 1
 
 
 def test_a_game_that_does_not_end_is_found_out() -> None:
     with pytest.raises(AssertionError, match="not over after"):
-        contracts.check_game(_Endless(3), known.small_shop(3, 3, 0))
+        contracts.check_game(_Endless(3), shops.random_shop(3, 3, 0))
 
 
 def test_a_space_game_returns_what_the_cost_falls_by() -> None:
