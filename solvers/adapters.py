@@ -289,11 +289,12 @@ def _replayed(game: SpaceGame, instance: Turns, actions: Int[Array, " T"]) -> Ge
     return state.genome
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _turns(
     space: SearchSpace, instance: Any, best: Genome | None, key: PRNGKeyArray
 ) -> Turns:
     """Returns the turns of the next batch of episodes: from the best, in a random order."""
-    base = space.sample(key) if best is None else Genome(*map(jnp.asarray, best))
+    base = space.sample(key) if best is None else best
     genes = len(space.sizes) + space.num_values
     order = jax.random.permutation(jax.random.fold_in(key, 1), genes)
     return Turns(base, order.astype(jnp.int32), instance)

@@ -96,7 +96,7 @@ def check_space(space: SearchSpace, *, samples: int = 64, seed: int = 0) -> None
     assert np.isfinite(tokens).all(), "encodings are finite"
     flat = {row.tobytes() for row in tokens}
     assert len(flat) == len(set(names)), "encode gives different members one encoding"
-    single = space.mutate(keys[2, 0], Genome(*(x[0] for x in one)))
+    single = jax.jit(space.mutate)(keys[2, 0], Genome(*(x[0] for x in one)))
     _require_equal(
         single, Genome(*(x[0] for x in mutants)), "one genome and a row of many"
     )

@@ -77,6 +77,7 @@ class Ensemble:
     weight_decay: float = 1e-2
     loss: Literal["logistic", "hinge"] = "logistic"
 
+    @functools.partial(jax.jit, static_argnums=(0, 3))
     def init(
         self, key: PRNGKeyArray, tokens: Float[Array, "L F"], num_objectives: int
     ) -> Any:
@@ -124,6 +125,7 @@ class Ensemble:
 
         return jax.vmap(member)(jax.random.split(key, self.members), params)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def score(
         self, params: Any, tokens: Float[Array, "B L F"]
     ) -> Float[Array, "E B M"]:

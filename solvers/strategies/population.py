@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from solvers import pareto
 from solvers.protocols import Genome, SearchSpace
@@ -64,6 +64,18 @@ def keep_best(
         all_costs[order],
         population.told + costs.shape[0],
     )
+
+
+def repeats(genomes: Genome, others: Genome) -> Bool[Array, " B"]:
+    """Returns which of a batch are among the others, or further up in the batch itself."""
+
+    def equal(one: Genome, other: Genome) -> Array:
+        return jnp.all(one.choices[:, None] == other.choices[None], -1) & jnp.all(
+            one.values[:, None] == other.values[None], -1
+        )
+
+    earlier = jnp.tril(equal(genomes, genomes), k=-1)
+    return jnp.any(equal(genomes, others), axis=1) | jnp.any(earlier, axis=1)
 
 
 def tournament(

@@ -76,9 +76,7 @@ class Predicted:
         keys = jax.random.split(key, 3)
         count = len(state.seen)
         if count < self.initial:
-            short = self.initial - count
-            drawn = spaces.sample(problem.space, key, self.initial)
-            return Proposal(spaces.take(spaces.host(drawn), np.arange(short))), state
+            return Proposal(self._sample(problem, key, self.initial - count)), state
         rows = spaces.concatenate(state.genomes)
         costs = np.concatenate(state.costs)
         padded, padded_costs = _padded(rows, costs)
@@ -93,10 +91,8 @@ class Predicted:
         genomes = _unseen(spaces.host(found), state.seen, self.batch)
         missing = self.batch - len(genomes.choices)
         if missing:  # Evolution came to nothing new: look elsewhere.
-            drawn = spaces.host(spaces.sample(problem.space, keys[2], self.batch))
-            genomes = spaces.concatenate(
-                [genomes, spaces.take(drawn, np.arange(missing))]
-            )
+            drawn = self._sample(problem, keys[2], missing)
+            genomes = spaces.concatenate([genomes, drawn])
         draws = found.choices.shape[0] // self.size
         spent = draws * self.size * (self.generations + 1)
         return Proposal(genomes, predictions=spent), state._replace(params=params)
@@ -116,6 +112,11 @@ class Predicted:
             state.seen | set(names),
             state.params,
         )
+
+    def _sample(self, problem: Problem, key: PRNGKeyArray, count: int) -> Genome:
+        # Always as many, so that it compiles once.
+        drawn = spaces.sample(problem.space, key, max(self.initial, self.batch))
+        return spaces.take(spaces.host(drawn), np.arange(count))
 
 
 def _padded(genomes: Genome, costs: np.ndarray) -> tuple[Genome, np.ndarray]:
@@ -192,15 +193,18 @@ def _evolve(
                 entrants=settings.entrants,
                 crossing=settings.crossing,
             )
-            scores = judge(draw, children)
+            again = population.repeats(children, members.genomes)
+            scores = jnp.where(again[:, None], jnp.inf, judge(draw, children))
             return population.keep_best(members, children, scores), None
 
         return jax.lax.scan(generation, first, keys[1:])[0]
 
     draws = measured.shape[0] if settings.acquisition == "thompson" else 1
     found = jax.vmap(run)(jnp.arange(draws), jax.random.split(key, draws)).genomes
+    count = draws * settings.size
     return jax.tree.map(
-        lambda column: jnp.swapaxes(column, 0, 1).reshape(-1, column.shape[-1]), found
+        lambda column: jnp.swapaxes(column, 0, 1).reshape(count, column.shape[-1]),
+        found,
     )
 
 

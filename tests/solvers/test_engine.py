@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[2]
         ("evolution", 400),
         ("brkga", 700),
         (Beam(width=8), 3000),
-        (Mcts(batch=2, num_simulations=8), 1500),
+        (Mcts(batch=2, num_simulations=8), 4000),
         ("predicted", 120),
     ],
     ids=["random", "local", "evolution", "brkga", "beam", "mcts", "predicted"],
@@ -100,8 +100,12 @@ def _two(ideal: Any, genome: Genome) -> Any:
     return jnp.stack([4 - ones + waste, ones + waste]).astype(jnp.float32)
 
 
-@pytest.mark.parametrize("strategy", ["evolution", "local", "brkga", "predicted"])
-def test_finds_the_whole_front(strategy: str) -> None:
+@pytest.mark.parametrize(
+    "strategy",
+    ["evolution", "local", "brkga", Predicted(size=16, generations=4, batch=32)],
+    ids=["evolution", "local", "brkga", "predicted"],
+)
+def test_finds_the_whole_front(strategy: Any) -> None:
     space = ChoiceSpace(sizes=(2,) * 10)
     problem = solvers.played(space, _two, num_objectives=2)
     found = solvers.search(problem, strategy, Budget(simulations=300), 1)
