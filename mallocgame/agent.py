@@ -18,8 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from compiler.cost.instruction import instruction_costs
-from compiler.cost.model import analytic
 from compiler.targets import TARGETS
 from mallocgame import engine, game, inputs, relaxation, rollout
 from mallocgame import instance as instances
@@ -28,7 +26,7 @@ from mallocgame.rollout import Plan
 from mallocgame.types import NUM_ACTIONS, UNDECIDED, Instance, State
 from muzero.config import NetworkConfig
 from muzero.encoders import Tokens
-from muzero.task import Task, row, stack
+from muzero.task import Task, stack
 from solvers.command import Exit, Failure, one_of
 
 if TYPE_CHECKING:
@@ -48,7 +46,8 @@ class Board(NamedTuple):
     turns: Int[Array, " S"]  # Its length bounds the turns; the values don't matter.
     rank: Float[Array, " N"]  # The plan's, for handing a mapping on.
     static: Float[Array, "N F"]  # By turn: features that no decision changes.
-    to_go: Float[Array, " M"]  # M = N + 1: priced saving of the turns from k on, as a share.
+    to_go: Float[Array, " M"]  # Priced saving of the turns from k on; M = N + 1.
+    times: Int[Array, ""]  # Instructions.
 
 
 class Position(NamedTuple):
@@ -109,6 +108,7 @@ def board(problem: Problem, plan: Plan) -> Board:
         rank=jnp.asarray(plan.rank),
         static=jnp.asarray(_static(instance, to_go)[order], jnp.float32),
         to_go=jnp.asarray(to_go, jnp.float32),
+        times=jnp.int32(len(problem.program.instructions)),
     )
 
 
@@ -148,9 +148,8 @@ def task(flags: "TrainFlags") -> Task:
     one_of("target", options["target"], tuple(TARGETS))
     if not flags.programs:
         raise Failure("no_programs", "--programs names none", Exit.USAGE)
-    problems = _problems(
-        flags.programs, options["target"], [float(x) for x in options["share"].split("+")]
-    )
+    shares = [float(share) for share in options["share"].split("+")]
+    problems = _problems(flags.programs, options["target"], shares)
     return task_of(list(problems), list(problems.values()), lanes=int(options["lanes"]))
 
 
@@ -158,18 +157,19 @@ def task_of(
     names: Sequence[str], problems: Sequence[Problem], *, lanes: int = 4
 ) -> Task:
     """Returns the task of mapping problems whose arrays have one shape."""
-    boards, shown = [], []
+    boards, advice = [], []
     settings = engine.Settings(lanes=lanes)
     for problem in problems:
         found = engine.evaluate(problem, engine.seeds(problem), settings)
         best = min(found.values(), key=lambda one: one.seconds)
         boards.append(board(problem, best.plan))
-    turns = max(one.turns.shape[0] for one in boards)
-    boards = [one._replace(turns=jnp.arange(turns, dtype=jnp.int32)) for one in boards]
-    for number, (one, problem) in enumerate(zip(boards, problems)):
-        found = engine.evaluate(problem, engine.seeds(problem), settings)
-        best = min(found.values(), key=lambda one: one.seconds)
-        shown.append((number, np.asarray(actions_of(one, best.plan.advice))))
+        advice.append(jnp.asarray(best.plan.advice))
+    turns = max((one.turns for one in boards), key=len)
+    boards = [one._replace(turns=turns) for one in boards]
+    shown = [
+        (number, np.asarray(actions_of(one, advised)))
+        for number, (one, advised) in enumerate(zip(boards, advice))
+    ]
     slow = [float(one.instance.all_slow_seconds) for one in boards]
     return Task(
         game=MemoryGame(),
@@ -190,21 +190,20 @@ def _problems(
     """Reads programs and builds them, at each share, to one shape."""
     found: dict[str, Problem] = {}
     chip = TARGETS[target]
-    programs = {path.name: inputs.read(path).program for path in paths}
+    given = {str(path): inputs.read(path) for path in paths}
     size = [0, 0]
     for _ in range(2):  # Once to learn the largest shape, once to build to it.
-        for name, program in programs.items():
-            costs = analytic(instruction_costs(program), chip)
+        for name, one in given.items():
             for share in shares:
                 found[f"{name}@{share:g}"] = instances.build(
-                    program,
-                    costs,
+                    one.program,
+                    inputs.cost_model(one, chip),
                     capacity=int(chip.capacity * share),
                     least_accesses=size[0],
                     least_times=size[1],
                 )
         built = [problem.instance for problem in found.values()]
-        shapes = [(one.order.shape[0], one.trip.shape[0]) for one in built]
+        shapes = [(each.order.shape[0], each.trip.shape[0]) for each in built]
         if len(set(shapes)) == 1:
             break
         size = [max(column) for column in zip(*shapes)]
@@ -260,10 +259,9 @@ def _window(board: Board, state: State) -> Tokens:
     valid = (turn >= 0) & (turn < instance.num_accesses)
     access = instance.order[jnp.clip(turn, 0, instance.order.shape[0] - 1)]
     cursor = instance.order[jnp.minimum(state.cursor, instance.order.shape[0] - 1)]
-    times = jnp.maximum(instance.trip.shape[0], 1)
     moving = [
         place / _AHEAD,
-        (a.time[access] - a.time[cursor]) / times,
+        (a.time[access] - a.time[cursor]) / board.times,
         jnp.sign(a.time[access] - a.time[cursor]),
         a.buffer[access] == a.buffer[cursor],
         access == a.previous[cursor],

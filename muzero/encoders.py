@@ -53,9 +53,7 @@ class Attention(nn.Module):
         x = nn.Dense(width)(tokens.features)
         length = x.shape[0]
         if self.ordered:
-            x = x + self.param(
-                "position", nn.initializers.normal(0.3), (length, width)
-            )
+            x = x + self.param("position", nn.initializers.normal(0.3), (length, width))
         cursor = jnp.clip(tokens.cursor, 0, length - 1)
         marker = self.param("cursor", nn.initializers.normal(0.3), (width,))
         x = x + jnp.where((jnp.arange(length) == cursor)[:, None], marker, 0.0)

@@ -85,7 +85,8 @@ def update(
     """
 
     def total(params: Any) -> tuple[Array, tuple[Losses, Array]]:
-        each, thought = jax.vmap(lambda one: losses(agent, params, one, config))(windows)
+        one = functools.partial(losses, agent, params, config=config)
+        each, thought = jax.vmap(one)(windows)
         mean = jax.tree.map(lambda x: jnp.mean(importance * x), each)
         loss = mean.policy + config.value_weight * mean.value
         loss += config.reward_weight * mean.reward + config.legal_weight * mean.legal

@@ -42,8 +42,8 @@ class Networks(nn.Module):
     def setup(self) -> None:
         """Declares the parts; only those that are called get parameters."""
         config = self.config
-        own = Encoder(config) if self.encoder is None else self.encoder
-        self.representation = own
+        if self.encoder is None:
+            self.own_encoder = Encoder(config)
         self.hidden = nn.Dense(config.width)
         self.transition = nn.Dense(config.width)
         self.blocks = [Residual() for _ in range(config.blocks)]
@@ -54,7 +54,8 @@ class Networks(nn.Module):
 
     def represent(self, observation: Any) -> Float[Array, " W"]:
         """Returns the hidden state of what is seen."""
-        return _to_unit(self.hidden(self.representation(observation)))
+        encoder = self.own_encoder if self.encoder is None else self.encoder
+        return _to_unit(self.hidden(encoder(observation)))
 
     def advance(
         self, hidden: Float[Array, " W"], action: Int[Array, ""]

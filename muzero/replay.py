@@ -31,7 +31,7 @@ class Draw(NamedTuple):
 
     slot: Int[Array, " R"]
     turn: Int[Array, " R"]
-    importance: Float[Array, " R"]  # 1 / (count * probability) to the beta, the largest made 1.
+    importance: Float[Array, " R"]  # (count * probability) ** -beta, at most 1.
 
 
 def empty(episodes: Episode, capacity: int) -> Replay:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import flax.linen as nn
@@ -38,7 +38,7 @@ class Task:
     names: tuple[str, ...]
     value_range: tuple[float, float]
     reward_range: tuple[float, float]
-    network: NetworkConfig = NetworkConfig()
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     encoder: nn.Module | None = None
     demonstrations: Sequence[tuple[int, np.ndarray]] = ()
     unit: str = "shortfall"

@@ -79,7 +79,7 @@ def train(flags: TrainFlags, session: Session) -> Report:
     """Runs the whole command; see docs/muzero.md."""
     one_of("strategy", flags.strategy, ("auto", "true-game", "learned-model"))
     folder = session.out / _CHECKPOINTS
-    if not flags.resume and folder.exists():
+    if not flags.resume and folder.exists() and any(folder.iterdir()):
         raise Failure(
             "out_in_use",
             f"{session.out} holds a training run: --resume goes on with it, or choose "

@@ -275,9 +275,7 @@ def _best_totals(best: Replay, num_instances: int) -> Float[Array, " I"]:
     return jnp.max(best.total.reshape(num_instances, -1), axis=1)
 
 
-def _remembered(
-    state: TrainState, episodes: Episode, num_instances: int
-) -> TrainState:
+def _remembered(state: TrainState, episodes: Episode, num_instances: int) -> TrainState:
     imitated = jax.vmap(targets.imitation)(episodes)
     best = replay.keep_best(state.best, imitated, num_instances)
     return state._replace(best=best)

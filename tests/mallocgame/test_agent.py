@@ -45,9 +45,7 @@ def _play(one: Board, noise: float) -> tuple[np.ndarray, np.ndarray]:
         jnp.full((LANES, steps), -1, jnp.int32),
         jnp.zeros(LANES),
     )
-    found = unsearched(
-        GAME, stack([one]), lanes, jax.random.key(0), jnp.float32(noise)
-    )
+    found = unsearched(GAME, stack([one]), lanes, jax.random.key(0), jnp.float32(noise))
     return np.asarray(found[0]), np.asarray(found[1])
 
 
@@ -127,7 +125,7 @@ def test_padding_changes_nothing() -> None:
         for action in actions[:6]:
             state = GAME.step(each, state, action)
         states.append(state)
-    for name in ("here", "turns"):
+    for name in ("here", "profile", "turns"):
         jax.tree.map(
             functools.partial(np.testing.assert_allclose, atol=1e-6),
             states[0].observation[name],

@@ -14,10 +14,17 @@ from solvers.command import Exit, run
 from tests.muzero import knapsack
 
 # The sizes of `knapsack.CONFIG`: what test_training compiles serves here too.
-SIZES = (
-    "--lanes=8 --capacity=64 --best-kept=2 --reanalyse-every=4 --num-simulations=4 "
-    "--rows=32 --updates=16 --unroll=4 --learning-rate=3e-3"
-).split()
+SIZES = [
+    "--lanes=8",
+    "--capacity=64",
+    "--best-kept=2",
+    "--reanalyse-every=4",
+    "--num-simulations=4",
+    "--rows=32",
+    "--updates=16",
+    "--unroll=4",
+    "--learning-rate=3e-3",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -91,8 +98,7 @@ def test_training_that_is_stopped_goes_on_to_the_same_result(
     assert _metrics(parts) == _metrics(whole)
     for key in ("best", "evaluations", "instances", "without_noise"):
         assert again[key] == told[key], key
-    for name in ("best.json",):
-        assert (parts / name).read_text() == (whole / name).read_text()
+    assert (parts / "best.json").read_text() == (whole / "best.json").read_text()
 
     assert _run(whole, "--iterations=8") == Exit.USAGE
     assert json.loads(capsys.readouterr().out)["reason"] == "out_in_use"

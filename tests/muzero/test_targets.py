@@ -51,7 +51,9 @@ def test_a_window_holds_the_turn_and_what_comes_behind() -> None:
                 assert found.reward[step] == (one.reward[at] if at < 6 else 0)
                 assert bool(found.behind.alive[step]) == (inside and one.alive[after])
                 wanted = value[after] if inside else 0.0
-                assert float(found.behind.value[step]) == pytest.approx(wanted, abs=1e-5)
+                assert float(found.behind.value[step]) == pytest.approx(
+                    wanted, abs=1e-5
+                )
                 if inside:
                     np.testing.assert_array_equal(
                         found.behind.weights[step], one.weights[after]

@@ -5,6 +5,7 @@ import functools
 from pathlib import Path
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,22 +96,20 @@ def test_training_resumes_to_the_same_result(kind: Kind, tmp_path: Path) -> None
         state = checkpoints.restore(trainer.init(TASK.instances, seed=1))
     for _ in range(HALF, HALF + CONFIG.reanalyse_every + 1):
         state, _ = trainer.iterate(TASK.instances, state)
-    jax.tree.map(
-        np.testing.assert_array_equal, state, states[int(state.iteration)]
-    )
+    jax.tree.map(np.testing.assert_array_equal, state, states[int(state.iteration)])
     params = load_params(tmp_path / "run", state.params, {"agent": kind})
     jax.tree.map(np.testing.assert_array_equal, params, states[HALF].params)
 
 
 def test_a_checkpoint_that_is_not_ours_is_one_line(tmp_path: Path) -> None:
-    trainer, states, _ = _course("true-game")
+    states = _course("true-game").states
     with pytest.raises(CheckpointError, match="no checkpoints in"):
         load_params(tmp_path / "nowhere", states[0].params, {})
     with Checkpoints(tmp_path / "run", {"agent": "true-game"}) as checkpoints:
         checkpoints.save(states[1])
     with (
         Checkpoints(tmp_path / "run", {"agent": "other"}) as checkpoints,
-        pytest.raises(CheckpointError, match="with another agent$"),
+        pytest.raises(CheckpointError, match=r"with another agent$"),
     ):
         checkpoints.restore(states[0])
     for path in (tmp_path / "run" / "1" / "params").rglob("*"):
@@ -132,9 +131,7 @@ def test_reanalysis_changes_what_was_thought_and_not_what_was_played() -> None:
         np.testing.assert_array_equal(getattr(again, name), getattr(old, name), name)
     assert np.abs(again.value - old.value).max() > 1e-3
     after = trainer._refreshed(state, slots, again)
-    np.testing.assert_array_equal(
-        after.recent.episodes.value[slots], again.value
-    )
+    np.testing.assert_array_equal(after.recent.episodes.value[slots], again.value)
 
 
 def test_a_demonstration_is_kept_and_the_rules_hold_for_it() -> None:
@@ -158,7 +155,9 @@ def test_without_search_the_first_legal_action_is_played() -> None:
     played, earned = trainer.unsearched(TASK.instances, state, noise=1.0)
     assert played.any()
     worth = np.array(knapsack.WORTH) @ played[0]
-    assert earned[0] == pytest.approx(worth) and 0 < worth <= knapsack.optimum()
+    assert (
+        earned[0] == pytest.approx(worth, rel=1e-5) and 0 < worth <= knapsack.optimum()
+    )
 
 
 def _window(kind: Kind) -> tuple[targets.Window, int]:
@@ -231,7 +230,9 @@ def test_the_learned_rules_are_those_of_the_game() -> None:
     step = jax.jit(agent.step)
     for turn in range(4):
         found = step(state.params, board, node, episode.action[turn])
-        assert float(found.reward) == pytest.approx(float(episode.reward[turn]), abs=0.08)
+        assert float(found.reward) == pytest.approx(
+            float(episode.reward[turn]), abs=0.08
+        )
         node = found.leaf.embedding
 
 
@@ -244,8 +245,35 @@ def test_a_lane_does_not_know_of_the_others() -> None:
     moves = lanes.moves.at[0].set(SKIP)
     other = trainer._play(TASK.instances, state, lanes._replace(moves=moves), key)
     assert not np.asarray(other.action[0]).any()
-    jax.tree.map(
-        lambda x, y: np.testing.assert_array_equal(x[1:], y[1:]), one, other
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[1:], y[1:]), one, other)
+
+
+class _Turn(nn.Module):
+    """Sees whose turn it is and nothing else."""
+
+    @nn.compact
+    def __call__(self, observation: jax.Array) -> jax.Array:
+        return nn.Dense(8)(observation[:-1])
+
+
+def test_a_task_may_bring_its_own_encoder() -> None:
+    agent = make_agent("true-game", dataclasses.replace(TASK, encoder=_Turn()))
+    board = row(TASK.instances, 0)
+    first = agent.game.init(board, jax.random.key(0))
+    params = agent.init(jax.random.key(0), first.observation)
+    assert params["params"]["encoder"]["Dense_0"]["kernel"].shape == (8, 8)
+    # Its last layer starts at 0, so that it would hide what is seen.
+    params = jax.tree.map(
+        lambda x: x + 0.1 * jnp.arange(x.size).reshape(x.shape), params
+    )
+    emptier = first._replace(observation=first.observation.at[-1].set(0.0))
+    later = first._replace(observation=jnp.roll(first.observation, 1))
+    seen = [
+        float(agent.root(params, board, one).value) for one in (first, emptier, later)
+    ]
+    assert seen[0] == seen[1] != seen[2]
+    assert hash(agent) == hash(
+        make_agent("true-game", dataclasses.replace(TASK, encoder=_Turn()))
     )
 
 
