@@ -5,6 +5,7 @@ plans with what it learnt of them, as MuZero does: an embedding is a hidden stat
 one game; batch with `vmap`.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from muzero.networks import Networks, Prediction
+from muzero.networks import Networks, Prediction, call
 from muzero.support import Support
 from muzero.task import Task
 from solvers.planning import ILLEGAL
@@ -79,7 +80,7 @@ class TrueGame:
 
     def root(self, params: Any, instance: Any, state: Any) -> Leaf:
         """Evaluates a position."""
-        seen = self.networks.apply(params, state.observation, method="evaluate")
+        seen = call(self.networks, params, "evaluate", state.observation)
         leaf = _leaf(self.networks, seen, state.legal_action_mask, state)
         over = state.terminated
         return leaf._replace(value=jnp.where(over, 0.0, leaf.value))
@@ -107,18 +108,18 @@ class LearnedModel:
 
     def root(self, params: Any, instance: Any, state: Any) -> Leaf:
         """Represents a position; here the legal actions are known."""
-        hidden = self.networks.apply(params, state.observation, method="represent")
-        seen = self.networks.apply(params, hidden, method="predict")
+        hidden = call(self.networks, params, "represent", state.observation)
+        seen = call(self.networks, params, "predict", hidden)
         return _leaf(self.networks, seen, state.legal_action_mask, hidden)
 
     def step(
         self, params: Any, instance: Any, embedding: Any, action: Int[Array, ""]
     ) -> Step:
         """Imagines. An action's prior is weighed with how likely it is to be legal."""
-        apply = self.networks.apply
-        hidden, reward = apply(params, embedding, action, method="advance")
-        seen = apply(params, hidden, method="predict")
-        legal = jax.nn.log_sigmoid(apply(params, hidden, method="legality"))
+        ask = functools.partial(call, self.networks, params)
+        hidden, reward = ask("advance", embedding, action)
+        seen = ask("predict", hidden)
+        legal = jax.nn.log_sigmoid(ask("legality", hidden))
         everything = jnp.ones(legal.shape, bool)
         leaf = _leaf(self.networks, seen, everything, hidden)
         leaf = leaf._replace(prior_logits=leaf.prior_logits + legal)

@@ -35,15 +35,20 @@ class SearchConfig:
         max_considered: actions that the root considers.
         min_range: spread of the values at a node below which they count as nearly equal. The
             search scales them to [0, 1], and would else take noise for preference.
+        uniform_share: of the root's prior, spread evenly over the legal actions, so that what
+            was once written off can come back.
     """
 
     num_simulations: int = 16
     max_considered: int = 16
     min_range: float = 1e-3
+    uniform_share: float = 0.1
 
     def __post_init__(self) -> None:
         if self.num_simulations < 1:
             raise ValueError("num_simulations must be at least 1")
+        if not 0 <= self.uniform_share < 1:
+            raise ValueError("uniform_share must lie in 0..1, without 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from muzero import replay as replays
 from muzero import targets
 from muzero.agents import Agent
 from muzero.config import LearnConfig
+from muzero.networks import call
 from muzero.replay import Draw, Replay
 from muzero.support import Support
 from muzero.targets import Target, Window
@@ -50,9 +51,9 @@ def losses(
     values are learnt to be 0, so that imagined play stops earning where real play does.
     """
     networks = agent.networks
-    apply = functools.partial(networks.apply, params)
-    hidden = apply(window.observation, method="represent")
-    thought = networks.value_support.decode(apply(hidden, method="predict").value)
+    ask = functools.partial(call, networks, params)
+    hidden = ask("represent", window.observation)
+    thought = networks.value_support.decode(ask("predict", hidden).value)
     here = _heads(agent, params, hidden, window.here)
     if not agent.is_learned:
         return here, thought
@@ -60,7 +61,7 @@ def losses(
     def advance(hidden: Any, step: tuple[Any, ...]) -> tuple[Any, Losses]:
         action, reward, target = step
         hidden = _with_gradient(hidden, _DYNAMICS_GRADIENT)
-        hidden, logits = apply(hidden, action, method="advance")
+        hidden, logits = ask("advance", hidden, action)
         found = _heads(agent, params, hidden, target)
         support: Support = networks.reward_support
         return hidden, found._replace(reward=support.loss(logits, reward))
@@ -158,14 +159,14 @@ def learn(
 def _heads(agent: Agent, params: Any, hidden: Array, target: Target) -> Losses:
     """Returns the losses of what is thought of a hidden state; among legal actions alone."""
     networks = agent.networks
-    seen = networks.apply(params, hidden, method="predict")
+    seen = call(networks, params, "predict", hidden)
     logits = jax.nn.log_softmax(jnp.where(target.legal, seen.policy, ILLEGAL))
     policy = -jnp.sum(jnp.where(target.legal, target.weights * logits, 0.0))
     value = networks.value_support.loss(seen.value, target.value)
     zero = jnp.float32(0)
     legal = zero
     if agent.is_learned:
-        said = networks.apply(params, hidden, method="legality")
+        said = call(networks, params, "legality", hidden)
         wrong = optax.sigmoid_binary_cross_entropy(said, target.legal)
         legal = jnp.where(target.alive, jnp.mean(wrong), 0.0)
     return Losses(jnp.where(target.alive, policy, 0.0), value, zero, legal)

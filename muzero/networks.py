@@ -85,6 +85,11 @@ class Networks(nn.Module):
         return self.predict(hidden), self.legality(hidden), self.advance(hidden, action)
 
 
+def call(networks: Networks, params: Any, method: str, *args: Any) -> Any:
+    """Returns what one of the networks' methods says with these parameters."""
+    return networks.apply(params, *args, method=method)
+
+
 class _Head(nn.Module):
     size: int
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt
 from muzero.agents import Agent
 from muzero.config import SearchConfig
 from muzero.task import row
+from solvers.planning import ILLEGAL
 from solvers.protocols import Game
 
 
@@ -84,14 +85,19 @@ def plan(
         )
         return output, step.leaf.embedding
 
+    mask = states.legal_action_mask
     leaf = jax.vmap(agent.root, (None, 0, 0))(params, instances, states)
     output = mctx.gumbel_muzero_policy(
         (params, instances),
         key,
-        mctx.RootFnOutput(**leaf._asdict()),
+        mctx.RootFnOutput(
+            prior_logits=_mixed(leaf.prior_logits, mask, config.uniform_share),
+            value=leaf.value,
+            embedding=leaf.embedding,
+        ),
         recurrent_fn,
         config.num_simulations,
-        invalid_actions=~states.legal_action_mask,
+        invalid_actions=~mask,
         max_num_considered_actions=min(config.max_considered, agent.game.num_actions),
         gumbel_scale=gumbel_scale,
         qtransform=functools.partial(
@@ -105,6 +111,15 @@ def plan(
     value = jnp.sum(mass * summary.qvalues, axis=1) / jnp.maximum(total, 1e-6)
     value = jnp.where(total > 1e-6, value, summary.value)
     return Plan(output.action.astype(jnp.int32), output.action_weights, value)
+
+
+def _mixed(
+    logits: Float[Array, "B A"], mask: Bool[Array, "B A"], share: float
+) -> Float[Array, "B A"]:
+    """Returns the logits of a prior a share of which is even over the legal actions."""
+    even = mask / jnp.sum(mask, axis=1, keepdims=True)
+    prior = (1 - share) * jax.nn.softmax(logits) + share * even
+    return jnp.where(mask, jnp.log(jnp.maximum(prior, 1e-12)), ILLEGAL)
 
 
 @functools.partial(jax.jit, static_argnames=("agent", "config"))

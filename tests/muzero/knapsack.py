@@ -97,11 +97,18 @@ def task() -> Task:
     )
 
 
+ITERATIONS = 60
 CONFIG = TrainConfig(
-    lanes=8,
-    capacity=64,
+    lanes=16,
+    capacity=128,
     best_kept=2,
     reanalyse_every=4,
-    search=SearchConfig(num_simulations=4),
-    learn=LearnConfig(rows=32, updates=16, unroll=4, learning_rate=3e-3),
+    search=SearchConfig(num_simulations=8, min_range=0.1),
+    learn=LearnConfig(
+        rows=64,
+        updates=16,
+        unroll=4,
+        learning_rate=2e-3,
+        decay_updates=16 * ITERATIONS,
+    ),
 )

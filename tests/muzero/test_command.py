@@ -20,10 +20,12 @@ SIZES = [
     "--best-kept=2",
     "--reanalyse-every=4",
     "--num-simulations=4",
+    "--min-range=0.05",
     "--rows=32",
     "--updates=16",
     "--unroll=4",
     "--learning-rate=3e-3",
+    "--decay-updates=640",
 ]
 
 

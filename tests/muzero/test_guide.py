@@ -15,7 +15,7 @@ from solvers.problem import Problem, Simulator
 from solvers.protocols import Genome
 from solvers.spaces import ChoiceSpace
 from tests.muzero import knapsack
-from tests.muzero.knapsack import CONFIG, THINGS, Things
+from tests.muzero.knapsack import CONFIG, ITERATIONS, THINGS, Things
 
 TASK: Task = knapsack.task()
 
@@ -44,7 +44,7 @@ def test_what_was_learnt_guides_a_search_that_is_lost_alone() -> None:
     agent = make_agent("true-game", TASK)
     trainer = Trainer(agent=agent, config=CONFIG)
     state = trainer.init(TASK.instances, seed=0)
-    for _ in range(24):
+    for _ in range(ITERATIONS):
         state, _ = trainer.iterate(TASK.instances, state)
     advised = guided(PROBLEM, agent, state.params)
     totals = []

@@ -17,10 +17,9 @@ from muzero.checkpoints import CheckpointError, Checkpoints, load_params
 from muzero.task import row
 from muzero.training import Trainer, TrainState
 from tests.muzero import knapsack
-from tests.muzero.knapsack import CONFIG, SKIP, TAKE
+from tests.muzero.knapsack import CONFIG, ITERATIONS, SKIP, TAKE
 
 TASK = knapsack.task()
-ITERATIONS = 24
 HALF = 8  # Between two reanalyses, so that both are resumed into.
 
 
