@@ -56,9 +56,9 @@ class Support:
     def encode(self, x: Float[Array, ""]) -> Float[Array, " S"]:
         """Returns probabilities of the two atoms around h(x) whose mean is h(x); x is clipped."""
         atoms = self.atoms
-        y = jnp.clip(scale(x), atoms[0], atoms[-1])
-        width = (atoms[-1] - atoms[0]) / (self.size - 1)
-        return jnp.maximum(0.0, 1.0 - jnp.abs(y - atoms) / width)
+        share = (scale(x) - atoms[0]) / (atoms[-1] - atoms[0])
+        place = jnp.clip(share, 0.0, 1.0) * (self.size - 1)
+        return jnp.maximum(0.0, 1.0 - jnp.abs(place - jnp.arange(self.size)))
 
     def decode(self, logits: Float[Array, " S"]) -> Float[Array, ""]:
         """Returns the number whose h is the mean of the distribution."""

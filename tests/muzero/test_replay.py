@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from muzero import replay, targets
-from muzero.task import row
 from tests.muzero.records import episodes
+
+_draw = jax.jit(replay.draw, static_argnums=2)
+_keep_best = jax.jit(replay.keep_best, static_argnums=2)
 
 
 def test_the_oldest_are_overwritten() -> None:
@@ -55,7 +57,7 @@ def test_positions_are_drawn_by_priority_and_only_where_there_are_any(
     alpha: float,
 ) -> None:
     store, rows = _half_full(), 20_000
-    drawn = replay.draw(store, jax.random.key(0), rows, alpha=alpha, beta=0.5)
+    drawn = _draw(store, jax.random.key(0), rows, alpha=alpha, beta=0.5)
     alive = np.asarray(store.episodes.alive)
     assert alive[drawn.slot, drawn.turn].all()
     mass = (np.asarray(store.priority) + 1e-3) ** alpha * alive
@@ -69,15 +71,14 @@ def test_positions_are_drawn_by_priority_and_only_where_there_are_any(
 
 
 def test_the_best_of_each_instance_are_kept_once() -> None:
-    store = replay.empty(episodes(1), 6)
-    keep = jax.jit(replay.keep_best, static_argnums=2)
+    store = replay.empty(episodes(1, actions=2), 6)
     seen: dict[int, dict[tuple[int, ...], float]] = {0: {}, 1: {}}
     for batch in range(5):
         played = episodes(8, turns=6, actions=2, seed=10 + batch)
         # Equal actions earn the same, as in a game.
         reward = played.action * jnp.arange(1.0, 7.0) - 3.0
         played = played._replace(reward=reward, alive=played.alive | True)
-        store = keep(store, played, 2)
+        store = _keep_best(store, played, 2)
         for k in range(8):
             actions = tuple(map(int, played.action[k]))
             seen[int(played.which[k])][actions] = float(played.reward[k].sum())
@@ -92,9 +93,11 @@ def test_the_best_of_each_instance_are_kept_once() -> None:
 
 
 def test_an_empty_slot_is_worth_nothing() -> None:
-    store = replay.keep_best(replay.empty(episodes(1), 4), episodes(1), 2)
-    number = int(episodes(1).which[0])
-    assert np.isfinite(store.total[2 * number : 2 * number + 2]).sum() == 1
-    drawn = replay.draw(store, jax.random.key(0), 64, alpha=0.0, beta=0.0)
-    alive = row(store.episodes.alive, drawn.slot)
-    assert np.asarray(alive).any(axis=1).all()
+    played = episodes(1)
+    store = _keep_best(replay.empty(played, 4), played, 2)
+    number = int(played.which[0])
+    mine = np.arange(4) // 2 == number
+    assert np.isfinite(np.asarray(store.total)[mine]).sum() == 1
+    assert not np.isfinite(np.asarray(store.total)[~mine]).any()
+    drawn = _draw(store, jax.random.key(0), 64, alpha=0.0, beta=0.0)
+    assert np.asarray(store.episodes.alive)[drawn.slot, drawn.turn].all()

@@ -39,7 +39,7 @@ def test_two_hot_is_a_distribution_on_two_neighbours_with_the_right_mean() -> No
     for row in encoded:
         places = np.flatnonzero(row > 1e-5)
         assert len(places) <= 2 and np.ptp(places) <= 1
-    np.testing.assert_allclose(encoded @ np.asarray(SUPPORT.atoms), _h(x), atol=1e-5)
+    np.testing.assert_allclose(encoded @ np.asarray(SUPPORT.atoms), _h(x), 1e-5, 1e-5)
 
 
 def test_atoms_are_one_hot_and_what_is_outside_is_clipped() -> None:

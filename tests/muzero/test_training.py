@@ -256,24 +256,23 @@ class _Turn(nn.Module):
 
 
 def test_a_task_may_bring_its_own_encoder() -> None:
-    agent = make_agent("true-game", dataclasses.replace(TASK, encoder=_Turn()))
-    board = row(TASK.instances, 0)
+    task = dataclasses.replace(TASK, encoder=_Turn())
+    agent, board = make_agent("true-game", task), row(TASK.instances, 0)
     first = agent.game.init(board, jax.random.key(0))
-    params = agent.init(jax.random.key(0), first.observation)
+    params = jax.jit(agent.init)(jax.random.key(0), first.observation)
     assert params["params"]["encoder"]["Dense_0"]["kernel"].shape == (8, 8)
-    # Its last layer starts at 0, so that it would hide what is seen.
-    params = jax.tree.map(
-        lambda x: x + 0.1 * jnp.arange(x.size).reshape(x.shape), params
-    )
-    emptier = first._replace(observation=first.observation.at[-1].set(0.0))
-    later = first._replace(observation=jnp.roll(first.observation, 1))
+    # A head's last layer starts at 0, and would hide what is seen.
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: 0.3 * rng.normal(size=x.shape), params)
+    emptier = first.observation.at[-1].set(0.0)
+    later = jnp.roll(first.observation, 1)
+    root = jax.jit(agent.root)
     seen = [
-        float(agent.root(params, board, one).value) for one in (first, emptier, later)
+        float(root(params, board, first._replace(observation=x)).value)
+        for x in (first.observation, emptier, later)
     ]
     assert seen[0] == seen[1] != seen[2]
-    assert hash(agent) == hash(
-        make_agent("true-game", dataclasses.replace(TASK, encoder=_Turn()))
-    )
+    assert hash(agent) == hash(make_agent("true-game", task))
 
 
 def test_a_task_knows_its_costs() -> None:
