@@ -15,17 +15,17 @@ from tests.muzero import knapsack
 
 # The sizes of `knapsack.CONFIG`: what test_training compiles serves here too.
 SIZES = [
-    "--lanes=8",
-    "--capacity=64",
+    "--lanes=16",
+    "--capacity=128",
     "--best-kept=2",
     "--reanalyse-every=4",
-    "--num-simulations=4",
-    "--min-range=0.05",
-    "--rows=32",
+    "--num-simulations=8",
+    "--min-range=0.1",
+    "--rows=64",
     "--updates=16",
     "--unroll=4",
-    "--learning-rate=3e-3",
-    "--decay-updates=640",
+    "--learning-rate=2e-3",
+    "--decay-updates=960",
 ]
 
 
@@ -72,7 +72,7 @@ def test_training_that_is_stopped_goes_on_to_the_same_result(
     told = json.loads(capsys.readouterr().out)
     assert told["baselines"]["first_legal"] == pytest.approx(1.5)
     assert told["best"] < told["baselines"]["first_legal"]
-    assert told["evaluations"]["simulator"] == 7 * 8 * 8 * 5
+    assert told["evaluations"]["simulator"] == 7 * 16 * 8 * (8 + 1)
     assert told["iterations"] == 7
     best = json.loads((whole / "best.json").read_text())["instances"][0]
     weight = sum(w for w, a in zip(knapsack.WEIGHT, best["actions"]) if a)
