@@ -60,6 +60,8 @@ def build(
     max_cross_program: int = 1,
     not_copied: Set[int] = frozenset(),
     is_sliced: bool = True,
+    least_accesses: int = 0,
+    least_times: int = 0,
 ) -> Problem:
     """Returns the game of mapping a program onto a target.
 
@@ -71,6 +73,8 @@ def build(
         max_cross_program: how many of them at most.
         not_copied: accesses, by number, that may not be prefetched for.
         is_sliced: whether the compiler makes large prefetches in slices.
+        least_accesses: pad to so many accesses at least, to share a shape with other programs.
+        least_times: the same of instructions.
     """
     target = costs.target
     capacity = target.capacity if capacity is None else capacity
@@ -81,8 +85,8 @@ def build(
     tick = max(float(nested.sum()), 1e-12) / _MAX_TICKS
     trip = np.array([i.trip_count for i in program.instructions], np.float64)
     columns = _columns(program, costs, listed, tick, capacity, not_copied)
-    size = bucket(len(listed))
-    times = bucket(len(program.instructions))
+    size = bucket(max(len(listed), least_accesses))
+    times = bucket(max(len(program.instructions), least_times))
     picker = _prefix(nested / tick, times)
     _set_horizon(columns, listed, picker, target, tick)
     regions = [0] + [i.region for i in program.instructions]

@@ -1,0 +1,53 @@
+"""Metrics as JSON lines, one object per iteration, readable by anything."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from solvers.command import write_text
+
+
+class Metrics:
+    """Appends to a file.
+
+    Args:
+        path: of the file.
+        before: iterations from here on are dropped: a run that goes on from a checkpoint plays
+            them again.
+    """
+
+    def __init__(self, path: Path, *, before: int) -> None:
+        lines = path.read_text().splitlines() if path.exists() else []
+        write_text(path, "".join(f"{x}\n" for x in lines if _iteration(x) < before))
+        self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def write(self, iteration: int, values: Mapping[str, Any]) -> None:
+        """Writes a line.
+
+        Raises:
+            ValueError: if a number is not finite, since JSON has no word for it.
+        """
+        row = {"iteration": iteration, **values}
+        self._file.write(json.dumps(row, sort_keys=True, allow_nan=False) + "\n")
+        self._file.flush()
+
+
+def _iteration(line: str) -> float:
+    """Returns the iteration of a line; infinite if it was cut short."""
+    try:
+        return int(json.loads(line)["iteration"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,271 @@
+"""`python -m muzero.train --game GAME --out DIR`: trains an agent, and goes on where it was stopped."""
+
+import dataclasses
+import importlib
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from tyro.conf import arg
+
+from muzero.config import TrainConfig
+from solvers.command import (
+    Budget,
+    BudgetFlag,
+    Exit,
+    Failure,
+    Flags,
+    Report,
+    Session,
+    one_of,
+    run,
+    write_json,
+)
+
+if TYPE_CHECKING:  # JAX takes seconds to import; `--help` shall not.
+    from muzero.checkpoints import Checkpoints
+    from muzero.task import Task
+    from muzero.training import Trainer, TrainState
+
+_NAME = "muzero.train"
+_CHECKPOINTS = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainFlags(Flags):
+    """Trains an agent that plays a game by tree search."""
+
+    game: Annotated[str, arg(metavar="MODULE:FUNCTION|PACKAGE")]
+    """What is trained on: FUNCTION(flags) returns a `muzero.Task`; of a PACKAGE, agent:task."""
+    programs: tuple[Path, ...] = ()
+    """Inputs of the game, if it reads any: files or folders."""
+    option: tuple[str, ...] = ()
+    """Further settings of the game, as NAME=VALUE."""
+    strategy: str = "auto"
+    """true-game (plan with the rules, AlphaZero; auto) or learned-model (MuZero)."""
+    budget: BudgetFlag = Budget(seconds=3600.0)
+    """What training may spend: 30s, 1h, 2000evals (steps of the game or of its model)."""
+    iterations: int = 100
+    """After so many iterations training ends, if the budget has not ended it."""
+    checkpoint_every: int = 10
+    """Iterations between two checkpoints."""
+    config: Annotated[TrainConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
+        default_factory=TrainConfig
+    )
+    """Sizes and rates."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.iterations < 1 or self.checkpoint_every < 1:
+            raise ValueError("--iterations and --checkpoint-every must be at least 1")
+        self.options()
+
+    def options(self) -> dict[str, str]:
+        """Returns the game's own settings by name.
+
+        Raises:
+            ValueError: not of the form NAME=VALUE.
+        """
+        pairs = [text.partition("=") for text in self.option]
+        if any(not name or not sign for name, sign, _ in pairs):
+            raise ValueError(f"--option is NAME=VALUE, not {' '.join(self.option)}")
+        return {name: value for name, _, value in pairs}
+
+
+def train(flags: TrainFlags, session: Session) -> Report:
+    """Runs the whole command; see docs/muzero.md."""
+    one_of("strategy", flags.strategy, ("auto", "true-game", "learned-model"))
+    folder = session.out / _CHECKPOINTS
+    if not flags.resume and folder.exists() and any(folder.iterdir()):
+        raise Failure(
+            "out_in_use",
+            f"{session.out} holds a training run: --resume goes on with it, or choose "
+            "another --out",
+            Exit.USAGE,
+        )
+    _set_up_jax()
+    task = find_task(flags)
+    from muzero.agents import Kind, make_agent
+    from muzero.checkpoints import Checkpoints
+    from muzero.training import Trainer
+
+    kind: Kind = "learned-model" if flags.strategy == "learned-model" else "true-game"
+    trainer = Trainer(agent=make_agent(kind, task), config=flags.config)
+    session.begin(
+        {
+            "game": flags.game,
+            "task_sha256": task.digest(),
+            "option": sorted(flags.option),
+            "config": dataclasses.asdict(flags.config),
+        }
+    )
+    with Checkpoints(folder, about(task, kind)) as checkpoints:
+        state = trainer.init(task.instances, flags.seed, task.demonstrations)
+        if checkpoints.newest is not None:
+            state = checkpoints.restore(state)
+            session.note(f"going on behind iteration {int(state.iteration)}")
+        state = _iterate(flags, session, task, trainer, state, checkpoints)
+    return _finish(flags, session, task, trainer, state)
+
+
+def about(task: "Task", kind: str) -> dict[str, Any]:
+    """Returns what a checkpoint says of itself: enough to know whether an agent fits a task."""
+    return {
+        "agent": kind,
+        "num_actions": task.game.num_actions,
+        "value_range": list(task.value_range),
+        "reward_range": list(task.reward_range),
+        "network": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(task.network).items()
+        },
+    }
+
+
+def find_task(flags: TrainFlags) -> "Task":
+    """Returns what `--game` names.
+
+    Raises:
+        Failure: status 2, if there is no such function, or it makes something else.
+    """
+    module, _, name = flags.game.partition(":")
+    if not name:
+        module, name = f"{module}.agent", "task"
+    from muzero.task import Task
+
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Failure(
+            "unknown_game", f"--game {flags.game}: {error}", Exit.USAGE
+        ) from None
+    found = function(flags)
+    if not isinstance(found, Task):
+        raise Failure(
+            "unknown_game",
+            f"--game {flags.game}: {module}:{name} returns no muzero.Task",
+            Exit.USAGE,
+        )
+    return found
+
+
+def _iterate(
+    flags: TrainFlags,
+    session: Session,
+    task: "Task",
+    trainer: "Trainer",
+    state: "TrainState",
+    checkpoints: "Checkpoints",
+) -> "TrainState":
+    """Trains until the budget or the iterations end, and leaves a checkpoint."""
+    from muzero.metrics import Metrics
+    from muzero.task import row
+
+    config, meter = flags.config, session.meter
+    steps = trainer.agent.game.num_decisions(row(task.instances, 0))
+    spent = config.lanes * steps * (config.search.num_simulations + 1)
+    iteration = int(state.iteration)
+    meter.spend(simulations=iteration * spent)
+    path = session.out / "metrics.jsonl"
+    with session.progress("training") as bar, Metrics(path, before=iteration) as log:
+        while iteration < flags.iterations and not meter.done():
+            begun = meter.seconds
+            state, metrics = trainer.iterate(task.instances, state)
+            values = {name: float(value) for name, value in metrics.items()}
+            if not all(map(math.isfinite, values.values())):
+                raise Failure(
+                    "diverged",
+                    f"iteration {iteration} is not finite: lower --learning-rate, or go "
+                    "on from the last checkpoint with --resume",
+                    Exit.CHECK_FAILED,
+                )
+            log.write(iteration, values | {"seconds": round(meter.seconds - begun, 4)})
+            meter.spend(simulations=spent)
+            iteration += 1
+            if iteration % flags.checkpoint_every == 0:
+                checkpoints.save(state)
+            bar.update(f"iteration {iteration}, best {values['best_mean']:.4g}")
+    checkpoints.save(state)
+    return state
+
+
+def _finish(
+    flags: TrainFlags,
+    session: Session,
+    task: "Task",
+    trainer: "Trainer",
+    state: "TrainState",
+) -> Report:
+    """Compares with play that doesn't search, writes the best episodes, and reports."""
+    import numpy as np
+
+    count = len(task.names)
+    actions, first = trainer.unsearched(task.instances, state, noise=0.0)
+    _, by_chance = trainer.unsearched(task.instances, state, noise=1.0)
+    best = trainer.best(state, count)
+    # Before its first iteration an agent has played nothing.
+    total = np.where(best.alive.any(axis=1), np.sum(best.reward, axis=1), -np.inf)
+    rows = []
+    for number, name in enumerate(task.names):
+        ours = bool(total[number] > first[number])
+        played = best.action[number] if ours else actions[number]
+        earned = float(total[number] if ours else first[number])
+        rows.append(
+            {
+                "name": name,
+                "by": "agent" if ours else "first_legal",
+                "return": earned,
+                "cost": task.cost(number, earned),
+                "actions": np.asarray(played),
+            }
+        )
+    path = write_json(
+        session.out / "best.json", {"schema_version": 1, "instances": rows}
+    )
+    greedy = trainer.evaluate(task.instances, state, range(count))
+    return session.report(
+        input=flags.game,
+        unit=task.unit,
+        baselines={
+            "first_legal": task.mean_cost(first),
+            "random": task.mean_cost(by_chance),
+        },
+        default="first_legal",
+        best=float(np.mean([row["cost"] for row in rows])),
+        bound=None,
+        artifacts={
+            "best": path,
+            "checkpoints": session.out / _CHECKPOINTS,
+            "metrics": session.out / "metrics.jsonl",
+        },
+        extra={
+            "iterations": int(state.iteration),
+            "without_noise": task.mean_cost(greedy),
+            "instances": [
+                {key: row[key] for key in ("name", "by", "cost")} for row in rows
+            ],
+        },
+    )
+
+
+def _set_up_jax() -> None:
+    """Keeps what JAX compiles in the user's cache folder."""
+    import jax
+
+    from solvers.command import cache_dir
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def main() -> int:
+    """Runs the command with the process's arguments."""
+    return run(train, TrainFlags, name=_NAME)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""`python -m muzero.train`: what it writes, how it goes on, and how it fails."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muzero.train import TrainFlags, train
+from muzero.training import Trainer
+from solvers.command import Exit, run
+from tests.muzero import knapsack
+
+# The sizes of `knapsack.CONFIG`: what test_training compiles serves here too.
+SIZES = [
+    "--lanes=16",
+    "--capacity=128",
+    "--best-kept=2",
+    "--reanalyse-every=4",
+    "--num-simulations=8",
+    "--min-range=0.1",
+    "--rows=64",
+    "--updates=16",
+    "--unroll=4",
+    "--learning-rate=2e-3",
+    "--decay-updates=960",
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "none")  # Read by JAX at import.
+
+
+def make(flags: TrainFlags) -> Any:
+    return knapsack.task()
+
+
+def nothing(flags: TrainFlags) -> Any:
+    return 3
+
+
+def _run(out: Path, *args: str, game: str = "make") -> int:
+    name = f"--game=tests.muzero.test_command:{game}"
+    return run(
+        train,
+        TrainFlags,
+        name="muzero.train",
+        args=[name, f"--out={out}", "--json", "--checkpoint-every=3", *SIZES, *args],
+    )
+
+
+def _metrics(out: Path) -> list[dict[str, float]]:
+    rows = [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def test_the_flags_say_the_sizes() -> None:
+    import tyro
+
+    flags = tyro.cli(TrainFlags, args=["--game=x", *SIZES])
+    assert flags.config == knapsack.CONFIG
+
+
+def test_training_that_is_stopped_goes_on_to_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert _run(whole, "--iterations=7") == Exit.OK
+    told = json.loads(capsys.readouterr().out)
+    assert told["baselines"]["first_legal"] == pytest.approx(1.5)
+    assert told["best"] < told["baselines"]["first_legal"]
+    assert told["evaluations"]["simulator"] == 7 * 16 * 8 * (8 + 1)
+    assert told["iterations"] == 7
+    best = json.loads((whole / "best.json").read_text())["instances"][0]
+    weight = sum(w for w, a in zip(knapsack.WEIGHT, best["actions"]) if a)
+    worth = sum(w for w, a in zip(knapsack.WORTH, best["actions"]) if a)
+    assert weight <= knapsack.CAPACITY
+    assert worth == pytest.approx(best["return"]) and best["by"] == "agent"
+
+    iterate, count = Trainer.iterate, 0
+
+    def stopped(*args: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return iterate(*args)
+
+    monkeypatch.setattr(Trainer, "iterate", stopped)
+    assert _run(parts, "--iterations=7") == Exit.INTERRUPTED
+    assert json.loads(capsys.readouterr().out)["status"] == "INTERRUPTED"
+    assert 5 <= len(_metrics(parts)) < 7
+    with (parts / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 6, "cut sho')
+    assert _run(parts, "--iterations=7", "--resume") == Exit.OK
+    again = json.loads(capsys.readouterr().out)
+    assert _metrics(parts) == _metrics(whole)
+    for key in ("best", "evaluations", "instances", "without_noise"):
+        assert again[key] == told[key], key
+    assert (parts / "best.json").read_text() == (whole / "best.json").read_text()
+
+    assert _run(whole, "--iterations=8") == Exit.USAGE
+    assert json.loads(capsys.readouterr().out)["reason"] == "out_in_use"
+    assert _run(whole, "--iterations=8", "--resume", "--seed=1") == Exit.USAGE
+    assert json.loads(capsys.readouterr().out)["reason"] == "resume_mismatch"
+
+
+@pytest.mark.parametrize(
+    "args, game, reason",
+    [
+        ([], "nowhere", "unknown_game"),
+        ([], "nothing", "unknown_game"),
+        (["--strategy=greedy"], "make", "unknown_strategy"),
+        (["--option=x"], "make", "usage"),
+        (["--iterations=0"], "make", "usage"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    args: list[str],
+    game: str,
+    reason: str,
+) -> None:
+    assert _run(tmp_path / "run", *args, game=game) == Exit.USAGE
+    told = capsys.readouterr()
+    assert json.loads(told.out)["reason"] == reason
+    assert len(told.err.splitlines()) == 1
