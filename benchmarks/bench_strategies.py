@@ -119,13 +119,16 @@ def table(
             reached = np.flatnonzero(gap <= TARGET)
             counts.append(spent * (reached[0] + 1) if len(reached) else np.inf)
             gaps.append(gap[-1])
-        yield name, [
-            _quartiles(counts, "{:.0f}"),
-            f"{np.isfinite(counts).sum()}/{len(seeds)}",
-            _quartiles(gaps, "{:.3f}"),
-            f"{(np.asarray(gaps) < 1e-6).sum()}/{len(seeds)}",
-            f"{np.median(seconds):.2f}",
-        ]
+        yield (
+            name,
+            [
+                _quartiles(counts, "{:.0f}"),
+                f"{np.isfinite(counts).sum()}/{len(seeds)}",
+                _quartiles(gaps, "{:.3f}"),
+                f"{(np.asarray(gaps) < 1e-6).sum()}/{len(seeds)}",
+                f"{np.median(seconds):.2f}",
+            ],
+        )
 
 
 def _quartiles(values: Sequence[float], form: str) -> str:

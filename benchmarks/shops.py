@@ -23,7 +23,7 @@ class Shop(NamedTuple):
 class Position(NamedTuple):
     """A partial schedule."""
 
-    count: Int[Array, " J"]  # Operations of each job done.
+    made: Int[Array, " J"]  # Operations of each job done.
     job_free: Int[Array, " J"]
     machine_free: Int[Array, " Q"]
     observation: Float[Array, " K"]
@@ -55,13 +55,13 @@ class JobShop:
 
     def step(self, instance: Shop, state: Position, action: Int[Array, ""]) -> Position:
         """Appends an operation; the reward is minus what the makespan grows by."""
-        k = jnp.minimum(state.count[action], instance.machine.shape[1] - 1)
+        k = jnp.minimum(state.made[action], instance.machine.shape[1] - 1)
         machine = instance.machine[action, k]
         end = jnp.maximum(state.job_free[action], state.machine_free[machine])
         end = end + instance.duration[action, k]
         after = self._position(
             instance,
-            state.count.at[action].add(1),
+            state.made.at[action].add(1),
             state.job_free.at[action].set(end),
             state.machine_free.at[machine].set(end),
             jnp.max(state.job_free),
@@ -86,7 +86,7 @@ class JobShop:
 
 def most_work_remaining(instance: Shop, state: Position) -> Float[Array, " J"]:
     """Returns logits of the rule of that name."""
-    todo = jnp.arange(instance.machine.shape[1]) >= state.count[:, None]
+    todo = jnp.arange(instance.machine.shape[1]) >= state.made[:, None]
     return 12 * jnp.sum(instance.duration * todo, 1) / jnp.sum(instance.duration)
 
 

@@ -248,14 +248,14 @@ class ScheduleSpace:
         # The order falls at the end, as presets do at few steps.
         orders = np.minimum(order, np.arange(steps, 0, -1))
         return Genome(
-            log_snr=snr.astype(np.float32),
-            order=orders.astype(np.int32),
-            data_share=np.full(steps, share, np.float32),
-            low_order=np.full(steps, _ANCHORS, np.int32),
-            first_scale=np.full(steps, first_scale, np.float32),
-            second_scale=np.full(steps, second_scale, np.float32),
-            corrector=np.full(steps, corrector),
-            first=np.int32(0),
+            log_snr=jnp.asarray(snr, jnp.float32),
+            order=jnp.asarray(orders, jnp.int32),
+            data_share=jnp.full(steps, share, jnp.float32),
+            low_order=jnp.full(steps, _ANCHORS, jnp.int32),
+            first_scale=jnp.full(steps, first_scale, jnp.float32),
+            second_scale=jnp.full(steps, second_scale, jnp.float32),
+            corrector=jnp.full(steps, corrector),
+            first=jnp.int32(0),
         )
 
     def _orders(self, key: PRNGKeyArray) -> Int[Array, " S"]:

@@ -129,7 +129,9 @@ class SpaceGame:
         )
 
 
-_INFEASIBLE = 1e9  # Cost of what is not feasible, where a game must go on with a number.
+_INFEASIBLE = (
+    1e9  # Cost of what is not feasible, where a game must go on with a number.
+)
 
 
 def played(
@@ -151,9 +153,7 @@ def played(
         oracle: the judge, if `cost_fn` is only a simulator of it.
         starts: a batch of genomes to measure first.
     """
-    judge = Simulator(
-        cost_fn=cost_fn, instance=instance, num_objectives=num_objectives
-    )
+    judge = Simulator(cost_fn=cost_fn, instance=instance, num_objectives=num_objectives)
     if num_objectives > 1:
         return Problem(space=space, oracle=oracle or judge, starts=starts)
     return Problem(
@@ -260,7 +260,7 @@ def decode(
 ) -> tuple[Int[Array, " T"], Float[Array, ""]]:
     """Plays random keys: returns the actions of T = num_decisions steps, and the return."""
     steps = game.num_decisions(instance)
-    preference = genome.values.reshape(steps, game.num_actions)
+    preference = jnp.asarray(genome.values).reshape(steps, game.num_actions)
 
     def turn(state: Any, wanted: Array) -> tuple[Any, tuple[Array, Array]]:
         action = jnp.argmax(jnp.where(state.legal_action_mask, wanted, -jnp.inf))
@@ -272,9 +272,7 @@ def decode(
     return actions, jnp.sum(rewards)
 
 
-def _as_keys(
-    shape: tuple[int, int], _: Any, actions: Int[Array, " T"]
-) -> Genome:
+def _as_keys(shape: tuple[int, int], _: Any, actions: Int[Array, " T"]) -> Genome:
     """Returns keys that decode to those actions: 1 for what was taken, 0.5 for the rest."""
     taken = jax.nn.one_hot(actions, shape[1], dtype=jnp.float32)
     return Genome(jnp.zeros(0, jnp.int32), (0.5 + 0.5 * taken).reshape(-1))

@@ -150,9 +150,7 @@ def check_predictor(predictor: Predictor, *, seed: int = 0) -> None:
     score = np.asarray(predictor.score(params, tokens)).mean(axis=0)[:, 0]
     assert np.isfinite(score).all(), "failures are no numbers to learn"
     failed = failing[:, 0] == np.inf
-    assert np.median(score[failed]) > np.median(score[~failed]), (
-        "a failure ranks last"
-    )
+    assert np.median(score[failed]) > np.median(score[~failed]), "a failure ranks last"
 
 
 def check_strategy(
@@ -218,9 +216,7 @@ def _position(state: Any) -> Any:
     return {name: leaf for name, leaf in leaves.items() if "reward" not in name}
 
 
-def _require_equal(
-    one: Any, other: Any, what: str, *, tolerance: float = 0.0
-) -> None:
+def _require_equal(one: Any, other: Any, what: str, *, tolerance: float = 0.0) -> None:
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)

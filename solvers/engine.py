@@ -86,7 +86,9 @@ def search(
         turn, idle = 0, 0
         while not meter.done() and idle < _PATIENCE:
             turn += 1
-            proposal, state = strategy.ask(problem, state, jax.random.fold_in(key, turn))
+            proposal, state = strategy.ask(
+                problem, state, jax.random.fold_in(key, turn)
+            )
             before = len(ledger)
             genomes = spaces.host(proposal.genomes)
             costs = ledger.measure(genomes)

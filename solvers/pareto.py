@@ -31,9 +31,7 @@ def fronts(costs: Float[Array, "K M"]) -> Int[Array, " K"]:
     return jax.lax.while_loop(lambda carry: jnp.any(carry[2]), peel, start)[1]
 
 
-def crowding(
-    costs: Float[Array, "K M"], front: Int[Array, " K"]
-) -> Float[Array, " K"]:
+def crowding(costs: Float[Array, "K M"], front: Int[Array, " K"]) -> Float[Array, " K"]:
     """Returns how lonely each row is within its front (Deb et al. 2002, NSGA-II, section III.B)."""
     span = jnp.max(jnp.where(jnp.isfinite(costs), costs, -jnp.inf), 0) - jnp.min(
         costs, 0
@@ -78,8 +76,8 @@ def front_rows(costs: np.ndarray) -> np.ndarray:
     finite = np.flatnonzero(np.isfinite(costs).all(axis=1))
     _, first = np.unique(costs[finite], axis=0, return_index=True)
     # Sorted by the objectives in turn: only what comes before can dominate.
-    rows, kept = finite[first], []
-    for row in rows:
+    kept: list[int] = []
+    for row in finite[first]:
         if not any((costs[other] <= costs[row]).all() for other in kept):
             kept.append(row)
     return np.asarray(kept, np.int64)

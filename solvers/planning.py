@@ -83,9 +83,16 @@ def leaning(prior_logits_fn: PriorFn, lean: float) -> Callable[..., Array]:
 
 
 @functools.partial(
-    jax.jit, static_argnums=0, static_argnames=(
-        "batch", "num_simulations", "max_considered", "lean", "prior_logits_fn", "value_fn"
-    )
+    jax.jit,
+    static_argnums=0,
+    static_argnames=(
+        "batch",
+        "num_simulations",
+        "max_considered",
+        "lean",
+        "prior_logits_fn",
+        "value_fn",
+    ),
 )
 def episodes(
     game: Game,
@@ -137,9 +144,7 @@ def episodes(
         )
         return output, after
 
-    def turn(
-        k: Int[Array, ""], carry: tuple[Line, Episodes]
-    ) -> tuple[Line, Episodes]:
+    def turn(k: Int[Array, ""], carry: tuple[Line, Episodes]) -> tuple[Line, Episodes]:
         lines, best = carry
         root = mctx.RootFnOutput(
             prior_logits=jax.vmap(logits, (None, 0, None))(instance, lines, advice),
@@ -224,9 +229,7 @@ def beam(
             worth = worth + jax.nn.log_softmax(logits)
         return after, mask, worth
 
-    def turn(
-        k: Int[Array, ""], carry: tuple[Line, Array]
-    ) -> tuple[Line, Array]:
+    def turn(k: Int[Array, ""], carry: tuple[Line, Array]) -> tuple[Line, Array]:
         lines, alive = carry
         after, mask, worth = jax.vmap(children)(lines)
         worth = worth + noise * jax.random.gumbel(
@@ -234,9 +237,7 @@ def beam(
         )
         worth = jnp.where(mask & alive[:, None], worth, -jnp.inf).reshape(-1)
         kept, index = jax.lax.top_k(worth, width)
-        flat = jax.tree.map(
-            lambda x: x.reshape(mask.size, *x.shape[2:])[index], after
-        )
+        flat = jax.tree.map(lambda x: x.reshape(mask.size, *x.shape[2:])[index], after)
         return flat, kept > -jnp.inf
 
     lines, alive = jax.lax.fori_loop(

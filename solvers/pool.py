@@ -50,9 +50,7 @@ class LocalPool(Executor):
         self._processes: set[ProcessPoolExecutor] = set()
         self._lock = threading.Lock()
 
-    def submit(
-        self, fn: _Submitted[_T], /, *args: Any, **kwargs: Any
-    ) -> "Future[_T]":
+    def submit(self, fn: _Submitted[_T], /, *args: Any, **kwargs: Any) -> "Future[_T]":
         """Has a worker call `fn`, which must be a function of a module.
 
         The future's exception is `fn`'s, or `WorkerDied`, or `TimeLimit`.

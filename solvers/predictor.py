@@ -99,14 +99,14 @@ class Ensemble:
         """Returns parameters trained on the first `count` rows; costs may be infinite."""
         rate = optax.cosine_decay_schedule(self.learning_rate, self.steps, alpha=0.1)
         optimizer = optax.adamw(rate, weight_decay=self.weight_decay)
-        model = self._model(costs.shape[1])
+        apply: Any = self._model(costs.shape[1]).apply
 
         def member(key: PRNGKeyArray, params: Any) -> Any:
             weight_key, rows_key = jax.random.split(key)
             weights = jax.random.exponential(weight_key, costs.shape[:1])
 
             def loss(params: Any, rows: Int[Array, " R"]) -> Float[Array, ""]:
-                score = jax.vmap(lambda x: model.apply(params, x))(tokens[rows])
+                score = jax.vmap(lambda x: apply(params, x))(tokens[rows])
                 return ranking_loss(score, costs[rows], weights[rows], kind=self.loss)
 
             def step(
@@ -131,9 +131,9 @@ class Ensemble:
     ) -> Float[Array, "E B M"]:
         """Returns the members' scores."""
         num_objectives = params["params"]["Dense_0"]["bias"].shape[-1]
-        model = self._model(num_objectives)
-        rows = jax.vmap(model.apply, (None, 0))
-        return jax.vmap(rows, (0, None))(params, tokens)
+        apply: Any = self._model(num_objectives).apply
+        scores: Array = jax.vmap(jax.vmap(apply, (None, 0)), (0, None))(params, tokens)
+        return scores
 
     def _model(self, num_objectives: int) -> Ranker:
         return Ranker(

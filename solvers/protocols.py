@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Genome(NamedTuple):
     """A schedule as a vector; a batch of them has a leading axis B on both columns."""
 
-    choices: Int[Array, " N"]  # choices[i] is one of 0 .. sizes[i] - 1.
-    values: Float[Array, " V"]  # float32, from 0 to 1.
+    choices: Int[Array | np.ndarray, " N"]  # choices[i] is one of 0 .. sizes[i] - 1.
+    values: Float[Array | np.ndarray, " V"]  # float32, from 0 to 1.
 
 
 class State(Protocol):
@@ -140,8 +140,8 @@ class Predictor(Protocol):
         self,
         key: PRNGKeyArray,
         params: Any,
-        tokens: Float[Array, "B L F"],
-        costs: Float[Array, "B M"],
+        tokens: Float[Array | np.ndarray, "B L F"],
+        costs: Float[Array | np.ndarray, "B M"],
         count: Int[Array, ""],
     ) -> Any:
         """Returns parameters trained on the first `count` rows; infinite costs are failures."""

@@ -76,7 +76,8 @@ class Runner:
         if known is not None:
             return known
         begun = time.monotonic()
-        for attempt in range(1, self._retries + 2):
+        attempt = 0
+        for attempt in range(1, self._retries + 2):  # noqa: B007 (used below)
             found, final = self._attempt(genome)
             if final:
                 break
@@ -118,5 +119,3 @@ def _answer(measurement: Measurement, num_objectives: int) -> Measurement:
     if not np.isfinite(measurement.costs).all():
         return Measurement(infinite, "not finite")
     return measurement
-
-

@@ -71,7 +71,7 @@ class ChoiceSpace:
         noise = self.step * jax.random.normal(keys[3], genome.values.shape)
         fresh = jax.random.uniform(keys[4], genome.values.shape)
         anew = jax.random.bernoulli(keys[5], 0.25, genome.values.shape)
-        moved = jnp.where(anew, fresh, _reflect(genome.values + noise))
+        moved = jnp.where(anew, fresh, _reflect(jnp.asarray(genome.values) + noise))
         values = jnp.where(changed[num_choices:], moved, genome.values)
         return self.repair(Genome(choices, values))
 
@@ -117,9 +117,7 @@ def mix(
     keys = jax.random.split(key)
     pick = jax.random.bernoulli
     return Genome(
-        jnp.where(
-            pick(keys[0], share, one.choices.shape), one.choices, other.choices
-        ),
+        jnp.where(pick(keys[0], share, one.choices.shape), one.choices, other.choices),
         jnp.where(pick(keys[1], share, one.values.shape), one.values, other.values),
     )
 

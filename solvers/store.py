@@ -52,7 +52,9 @@ class Store:
             self._db.commit()
         except sqlite3.DatabaseError as error:
             self._db.close()
-            raise ValueError(f"{path} can't be used for measurements: {error}") from None
+            raise ValueError(
+                f"{path} can't be used for measurements: {error}"
+            ) from None
         except ValueError:
             self._db.close()
             raise

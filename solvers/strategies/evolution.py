@@ -33,9 +33,7 @@ class Evolution:
 
     def init(self, problem: Problem, key: PRNGKeyArray) -> Population:
         """Nobody yet."""
-        return population.empty(
-            problem.space, self.size, problem.oracle.num_objectives
-        )
+        return population.empty(problem.space, self.size, problem.oracle.num_objectives)
 
     def ask(
         self, problem: Problem, state: Population, key: PRNGKeyArray

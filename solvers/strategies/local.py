@@ -21,7 +21,9 @@ class Lanes(NamedTuple):
     costs: Float[Array, " B"]  # Weighted; infinite where a lane starts anew.
     stale: Int[Array, " B"]  # Rounds without an improvement.
     weights: Float[Array, "B M"]
-    scale: Float[Array, " M"]  # Of an objective: its spread in the first batch; 0 before.
+    scale: Float[
+        Array, " M"
+    ]  # Of an objective: its spread in the first batch; 0 before.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,10 @@ def replace_oldest(
 
     Of more newcomers than places the best are taken.
     """
-    size, count = population.costs.shape[0], min(costs.shape[0], population.costs.shape[0])
+    size, count = (
+        population.costs.shape[0],
+        min(costs.shape[0], population.costs.shape[0]),
+    )
     best = jnp.argsort(pareto.rank(costs))[:count]
     genomes, costs = jax.tree.map(lambda column: column[best], (genomes, costs))
     into = (population.told + jnp.arange(count)) % size

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+
 import solvers
 from mallocgame import mapping, rollout, space, validate
 from solvers import contracts

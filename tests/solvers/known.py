@@ -14,12 +14,13 @@ from solvers.problem import Problem
 from solvers.protocols import Genome
 
 
-
 @functools.cache
 def nk_problem(length: int, links: int, seed: int) -> tuple[Problem, float]:
     """Returns an NK landscape and its least cost."""
     instance = nk(length, links, seed)
-    problem = solvers.played(solvers.ChoiceSpace(sizes=(2,) * length), nk_cost, instance)
+    problem = solvers.played(
+        solvers.ChoiceSpace(sizes=(2,) * length), nk_cost, instance
+    )
     return problem, float(all_costs(instance, length).min())
 
 

@@ -1,6 +1,6 @@
 """An oracle that takes its time, and a search with it to be killed; run by test_engine.py.
 
-    python -m tests.solvers.slow_oracle STORE LOG
+python -m tests.solvers.slow_oracle STORE LOG
 """
 
 import json
@@ -51,9 +51,7 @@ def run(oracle: SlowOracle, **how: Any) -> SearchResult:
     import solvers
     from solvers.command import Budget
 
-    problem = solvers.Problem(
-        space=solvers.ChoiceSpace(sizes=(3,) * 7), oracle=oracle
-    )
+    problem = solvers.Problem(space=solvers.ChoiceSpace(sizes=(3,) * 7), oracle=oracle)
     return solvers.search(problem, "local", Budget(measurements=40), 0, **how)
 
 
