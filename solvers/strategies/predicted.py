@@ -51,8 +51,8 @@ class Predicted:
         crossing: share of children with two parents.
     """
 
-    initial: int = 24
-    batch: int = 8
+    initial: int = 16
+    batch: int = 4
     predictor: Predictor = Ensemble()
     acquisition: Literal["thompson", "ucb"] = "thompson"
     beta: float = 1.0
