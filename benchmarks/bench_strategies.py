@@ -24,7 +24,7 @@ from solvers.problem import Problem
 from solvers.protocols import Strategy
 from solvers.strategies import STRATEGIES, Beam, Mcts
 
-TARGET = 0.1  # Gap.
+TARGET = 0.2  # Gap.
 
 
 @dataclass(frozen=True, kw_only=True)

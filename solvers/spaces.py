@@ -44,35 +44,31 @@ class ChoiceSpace:
 
     def sample(self, key: PRNGKeyArray) -> Genome:
         """Returns a member, drawn uniformly before repair."""
-        keys = jax.random.split(key)
-        sizes = jnp.asarray(self.sizes, jnp.int32)
-        choices = jax.random.randint(keys[0], sizes.shape, 0, sizes, jnp.int32)
-        return self.repair(
-            Genome(choices, jax.random.uniform(keys[1], (self.num_values,)))
-        )
+        drawn = jax.random.uniform(key, (len(self.sizes) + self.num_values,))
+        choices, values = self._split(drawn)
+        return self.repair(Genome(_below(choices, np.asarray(self.sizes)), values))
 
     def mutate(self, key: PRNGKeyArray, genome: Genome) -> Genome:
         """Changes one gene, and each other one with probability `rate / (N + V)`."""
-        keys = jax.random.split(key, 6)
-        num_choices = len(self.sizes)
         # A choice of one option can't change, so it is never the one to.
         free = np.array([*(size > 1 for size in self.sizes), *[True] * self.num_values])
-        total = max(1, int(free.sum()))
-        first = jax.random.categorical(keys[0], jnp.where(free, 0.0, -jnp.inf))
-        changed = jax.random.bernoulli(keys[1], self.rate / total, free.shape)
-        changed |= jnp.arange(free.size) == first
-        sizes = jnp.asarray(self.sizes, jnp.int32)
+        # One draw for all: generators are what takes longest here, to compile and to run.
+        which, more, much, other = jax.random.uniform(key, (4, free.size))
+        changed = (more < self.rate / max(1, free.sum())) & free
+        changed |= jnp.arange(free.size) == jnp.argmax(jnp.where(free, which, -1.0))
+        change_choice, change_value = self._split(changed)
+        sizes = np.asarray(self.sizes, np.int32)
         # Shifted by 1 .. size - 1, so never to itself.
-        others = jnp.maximum(sizes - 1, 1)
-        shift = jax.random.randint(keys[2], sizes.shape, 0, others, jnp.int32)
+        shift = 1 + _below(self._split(much)[0], np.maximum(sizes - 1, 1))
         choices = jnp.where(
-            changed[:num_choices], (genome.choices + shift + 1) % sizes, genome.choices
+            change_choice, (genome.choices + shift) % sizes, genome.choices
         )
-        noise = self.step * jax.random.normal(keys[3], genome.values.shape)
-        fresh = jax.random.uniform(keys[4], genome.values.shape)
-        anew = jax.random.bernoulli(keys[5], 0.25, genome.values.shape)
-        moved = jnp.where(anew, fresh, _reflect(jnp.asarray(genome.values) + noise))
-        values = jnp.where(changed[num_choices:], moved, genome.values)
+        fresh, kind = self._split(much)[1], self._split(other)[1]
+        # The rest of `kind` is uniform again.
+        noise = jax.scipy.special.ndtri(jnp.clip((kind - 0.25) / 0.75, 1e-6, 1 - 1e-6))
+        moved = _reflect(genome.values + self.step * noise)
+        moved = jnp.where(kind < 0.25, fresh, moved)
+        values = jnp.where(change_value, moved, genome.values)
         return self.repair(Genome(choices, values))
 
     def crossover(self, key: PRNGKeyArray, one: Genome, other: Genome) -> Genome:
@@ -82,6 +78,9 @@ class ChoiceSpace:
     def repair(self, genome: Genome) -> Genome:
         """Returns `repair_fn` of the vector."""
         return self.repair_fn(genome)
+
+    def _split(self, genes: Array) -> tuple[Array, Array]:
+        return genes[: len(self.sizes)], genes[len(self.sizes) :]
 
     def encode(self, genome: Genome) -> Float[Array, "L F"]:
         """Returns a token per gene: its option as one of the largest size, its value, a flag."""
@@ -114,11 +113,11 @@ def mix(
     key: PRNGKeyArray, one: Genome, other: Genome, share: float | Float[Array, ""]
 ) -> Genome:
     """Returns genes of `one` with probability `share`, else of `other`; not repaired."""
-    keys = jax.random.split(key)
-    pick = jax.random.bernoulli
+    first = one.choices.shape[0]
+    taken = jax.random.uniform(key, (first + one.values.shape[0],)) < share
     return Genome(
-        jnp.where(pick(keys[0], share, one.choices.shape), one.choices, other.choices),
-        jnp.where(pick(keys[1], share, one.values.shape), one.values, other.values),
+        jnp.where(taken[:first], one.choices, other.choices),
+        jnp.where(taken[first:], one.values, other.values),
     )
 
 
@@ -161,6 +160,12 @@ def take(genomes: Genome, index: np.ndarray | list[int]) -> Genome:
     """Returns some of a batch of NumPy genomes."""
     rows = np.asarray(index, np.int64)
     return Genome(genomes.choices[rows], genomes.values[rows])
+
+
+def _below(drawn: Float[Array, " N"], sizes: np.ndarray) -> Int[Array, " N"]:
+    """Returns whole numbers below sizes from numbers in [0, 1)."""
+    sizes = sizes.astype(np.int32)
+    return jnp.minimum((drawn * sizes).astype(jnp.int32), sizes - 1)
 
 
 def _reflect(values: Float[Array, " V"]) -> Float[Array, " V"]:

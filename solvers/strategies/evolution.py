@@ -26,9 +26,9 @@ class Evolution:
         crossing: share of children with two parents.
     """
 
-    size: int = 32
+    size: int = 24
     batch: int = 8
-    entrants: int = 8
+    entrants: int = 12
     crossing: float = 0.5
 
     def init(self, problem: Problem, key: PRNGKeyArray) -> Population:

@@ -19,16 +19,14 @@ from solvers.protocols import Genome, Proposal
 
 
 class Incumbent(NamedTuple):
-    """The best measured so far, and the episode that made it."""
+    """The best measured since the last new start, and the best episode of games played again."""
 
-    genome: Genome | None
-    cost: float
-    advice: Int[Array, " T"] | None  # Of the last batch's best, for games played again.
-    total: float
-    passes: int
-
-
-_NOBODY = Incumbent(None, float("inf"), None, -float("inf"), 0)
+    genome: Genome | None = None
+    cost: float = float("inf")
+    stale: int = 0  # Passes without a better one.
+    advice: Int[Array, " T"] | None = None
+    total: float = -float("inf")
+    passes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +38,20 @@ class Mcts:
         num_simulations: game steps per move and episode.
         lean: logit added to the best episode's action.
         gumbel_scale: of the exploration noise.
+        patience: passes in vain until schedules are improved from a random one; where the game
+            starts from a schedule.
     """
 
     batch: int = 4
     num_simulations: int = 16
     lean: float = 1.0
     gumbel_scale: float = 1.0
+    patience: int = 4
 
     def init(self, problem: Problem, key: PRNGKeyArray) -> Incumbent:
         """Raises ValueError if there is no game to play."""
         _require_game(problem, "mcts")
-        return _NOBODY
+        return Incumbent()
 
     def ask(
         self, problem: Problem, state: Incumbent, key: PRNGKeyArray
@@ -79,8 +80,8 @@ class Mcts:
     def tell(
         self, problem: Problem, state: Incumbent, genomes: Genome, costs: np.ndarray
     ) -> Incumbent:
-        """Remembers the best."""
-        return _remember(state, genomes, costs)
+        """Remembers the best, or starts anew."""
+        return _remember(state, genomes, costs, self.patience)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,16 +92,18 @@ class Beam:
         width: lines kept.
         noise: of a line's worth in further passes, as a share of the best return's size.
         keep: how many of the last lines are proposed.
+        patience: as in `Mcts`.
     """
 
     width: int = 16
     noise: float = 0.05
     keep: int = 4
+    patience: int = 4
 
     def init(self, problem: Problem, key: PRNGKeyArray) -> Incumbent:
         """Raises ValueError if there is no game to play."""
         _require_game(problem, "beam")
-        return _NOBODY
+        return Incumbent()
 
     def ask(
         self, problem: Problem, state: Incumbent, key: PRNGKeyArray
@@ -125,8 +128,8 @@ class Beam:
     def tell(
         self, problem: Problem, state: Incumbent, genomes: Genome, costs: np.ndarray
     ) -> Incumbent:
-        """Remembers the best."""
-        return _remember(state, genomes, costs)
+        """Remembers the best, or starts anew."""
+        return _remember(state, genomes, costs, self.patience)
 
 
 def _require_game(problem: Problem, name: str) -> None:
@@ -163,9 +166,13 @@ def _genomes(genome_fn: Any, instance: Any, actions: Int[Array, "B T"]) -> Genom
     return jax.vmap(genome_fn, (None, 0))(instance, actions)
 
 
-def _remember(state: Incumbent, genomes: Genome, costs: np.ndarray) -> Incumbent:
+def _remember(
+    state: Incumbent, genomes: Genome, costs: np.ndarray, patience: int
+) -> Incumbent:
     best = int(np.argmin(costs[:, 0]))
-    if not costs[best, 0] < state.cost:
-        return state
-    genome = Genome(*(x[0] for x in spaces.take(spaces.host(genomes), [best])))
-    return state._replace(genome=genome, cost=float(costs[best, 0]))
+    if costs[best, 0] < state.cost:
+        genome = Genome(*(x[0] for x in spaces.take(spaces.host(genomes), [best])))
+        return state._replace(genome=genome, cost=float(costs[best, 0]), stale=0)
+    if state.stale + 1 >= patience:
+        return state._replace(genome=None, cost=float("inf"), stale=0)
+    return state._replace(stale=state.stale + 1)

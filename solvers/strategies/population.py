@@ -99,16 +99,13 @@ def breed(
     crossing: float,
 ) -> Genome:
     """Returns mutated children of tournament winners, a share `crossing` of them of two parents."""
-    keys = jax.random.split(key, 5)
-    rank = pareto.rank(population.costs)
+    keys = jax.random.split(key, (count + 1, 2))
+    won = tournament(keys[-1, 0], pareto.rank(population.costs), 2 * count, entrants)
     one, other = (
-        jax.tree.map(
-            lambda column: column[winners],  # noqa: B023
-            population.genomes,
-        )
-        for winners in (tournament(k, rank, count, entrants) for k in keys[:2])
+        Genome(*(column[winners] for column in population.genomes))
+        for winners in (won[:count], won[count:])
     )
-    crossed = jax.vmap(space.crossover)(jax.random.split(keys[2], count), one, other)
-    two = jax.random.bernoulli(keys[3], crossing, (count, 1))
+    crossed = jax.vmap(space.crossover)(keys[:-1, 0], one, other)
+    two = jax.random.bernoulli(keys[-1, 1], crossing, (count, 1))
     parents = jax.tree.map(lambda a, b: jnp.where(two, a, b), crossed, one)
-    return jax.vmap(space.mutate)(jax.random.split(keys[4], count), parents)
+    return jax.vmap(space.mutate)(keys[:-1, 1], parents)

@@ -7,7 +7,7 @@ ensemble: one drawn for each proposal (Thompson sampling), or all by their lower
 """
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -51,9 +51,9 @@ class Predicted:
         crossing: share of children with two parents.
     """
 
-    initial: int = 24
-    batch: int = 8
-    predictor: Predictor = field(default_factory=Ensemble)
+    initial: int = 16
+    batch: int = 4
+    predictor: Predictor = Ensemble()
     acquisition: Literal["thompson", "ucb"] = "thompson"
     beta: float = 1.0
     parents: int = 16
