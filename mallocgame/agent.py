@@ -175,7 +175,7 @@ def task_of(
         game=MemoryGame(),
         instances=stack(boards),
         names=tuple(names),
-        value_range=(-0.1, 1.0),
+        value_range=(-0.5, 1.0),
         reward_range=(-0.5, 0.5),
         network=NetworkConfig(width=64, blocks=2, token_width=32, atoms=51),
         demonstrations=shown,

@@ -76,7 +76,8 @@ def plan(
     def recurrent_fn(
         context: Any, _: PRNGKeyArray, action: Int[Array, " B"], embedding: Any
     ) -> tuple[mctx.RecurrentFnOutput, Any]:
-        step = jax.vmap(agent.step, (None, 0, 0, 0))(*context, embedding, action)
+        params, boards = context
+        step = jax.vmap(agent.step, (None, 0, 0, 0))(params, boards, embedding, action)
         output = mctx.RecurrentFnOutput(
             reward=step.reward,
             discount=step.discount,
