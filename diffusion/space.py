@@ -164,8 +164,7 @@ class ScheduleSpace:
         """
         table = self.decode(genome)
         snr = jnp.log(table.alpha / table.sigma)
-        lag, row = jnp.meshgrid(*[jnp.arange(self.evaluations)] * 2)
-        rows, lags = np.nonzero(np.asarray(lag <= row))
+        rows, lags = np.tril_indices(self.evaluations)
         return jnp.concatenate([snr, table.carry, table.weight[rows, lags]])
 
     def decode(self, genome: Genome) -> StepTable:

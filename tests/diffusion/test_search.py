@@ -17,7 +17,7 @@ from diffusion.refine import FitConfig, free, refine, trained_numbers, with_free
 from diffusion.space import ScheduleSpace
 from diffusion.table import StepTable
 
-STEPS = 4
+STEPS = 3
 CONFIG = FitConfig(steps=60, batch=64, check_every=20, learning_rate=1e-2)
 
 
@@ -58,8 +58,7 @@ def test_every_baseline_runs_within_its_budget_and_the_select_set_chooses() -> N
     assert set(found) == set(evaluate.BASELINES)
     for family, tables in found.items():
         for table in tables.values():
-            wanted = STEPS - 1 if family == "Heun" else STEPS
-            assert table.evaluations == wanted
+            assert table.evaluations == STEPS, family
     scores = {n: sets.select.rmse(t) for n, t in found["UniPC"].items()}
     result = evaluate.report("UniPC", found["UniPC"], sets)
     assert result.setting == min(scores, key=scores.__getitem__)

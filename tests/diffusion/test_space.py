@@ -14,7 +14,7 @@ from diffusion.noise import VPLinear
 from diffusion.space import Genome, ScheduleSpace
 
 VP = VPLinear()
-SPACE = ScheduleSpace(noise=VP, evaluations=4)
+SPACE = ScheduleSpace(noise=VP, evaluations=3)
 COUNT = 64
 
 
@@ -80,39 +80,40 @@ def test_genomes_stay_schedules() -> None:
     assert set(np.unique(genomes.order)) <= {1, 2, 3, 4}
     assert set(np.unique(genomes.data_share)) <= {0.0, 1.0}
     for i in range(COUNT):
-        assert SPACE.to_schedule(_at(genomes, i)).evaluations == 4
+        assert SPACE.to_schedule(_at(genomes, i)).evaluations == 3
 
 
 def test_mutation_changes_little_and_crossover_only_mixes() -> None:
     a, b = _at(_population(), 0), _at(_population(), 1)
-    changed = SPACE.mutate(jax.random.key(3), a)
+    changed = jax.jit(SPACE.mutate)(jax.random.key(3), a)
     same = [np.mean(np.asarray(x) == np.asarray(y)) for x, y in zip(a, changed)]
     assert 0.3 < np.mean(same) < 1.0
-    crossed = SPACE.crossover(jax.random.key(4), a, b)
+    crossed = jax.jit(SPACE.crossover)(jax.random.key(4), a, b)
     for x, one, other in zip(crossed, a, b):
         assert np.all((x == one) | (x == other))
 
 
 def test_features_tell_samplers_apart_not_names() -> None:
     genome = _at(SPACE.seeds(), 0)
-    features = SPACE.encode(genome)
-    assert features.shape == (2 * 4 + 10,)
+    encode = jax.jit(SPACE.encode)
+    features = encode(genome)
+    assert features.shape == (2 * 3 + 6,)
     # Order 1 has no derivative to scale: another name for the same sampler.
-    first = genome._replace(order=jnp.ones(5, jnp.int32), corrector=jnp.zeros(5, bool))
-    renamed = first._replace(first_scale=jnp.ones(5), low_order=jnp.ones(5, jnp.int32))
-    np.testing.assert_allclose(SPACE.encode(first), SPACE.encode(renamed), atol=1e-6)
-    noise = first._replace(data_share=jnp.zeros(5))
-    data = first._replace(data_share=jnp.ones(5))
-    np.testing.assert_allclose(SPACE.encode(noise), SPACE.encode(data), atol=1e-4)
+    first = genome._replace(order=jnp.ones(4, jnp.int32), corrector=jnp.zeros(4, bool))
+    renamed = first._replace(first_scale=jnp.ones(4), low_order=jnp.ones(4, jnp.int32))
+    np.testing.assert_allclose(encode(first), encode(renamed), atol=1e-6)
+    noise = first._replace(data_share=jnp.zeros(4))
+    data = first._replace(data_share=jnp.ones(4))
+    np.testing.assert_allclose(encode(noise), encode(data), atol=1e-4)
     moved = first._replace(log_snr=first.log_snr.at[2].add(0.3))
-    assert float(jnp.abs(SPACE.encode(moved) - SPACE.encode(first)).max()) > 0.01
+    assert float(jnp.abs(encode(moved) - encode(first)).max()) > 0.01
 
 
 def test_seeds_are_the_solvers_they_stand_for() -> None:
     seeds = SPACE.seeds()
     schedules = [SPACE.to_schedule(_at(seeds, i)) for i in range(seeds.first.shape[0])]
     tables = [lower(s) for s in schedules]
-    times = grids.time_power(VP, 4, 2.0)
+    times = grids.time_power(VP, 3, 2.0)
     for plan in (
         presets.ddim(VP, times),
         presets.deis(VP, times),
@@ -132,7 +133,7 @@ def test_seeds_are_the_solvers_they_stand_for() -> None:
 def test_decoding_has_gradients_for_what_is_continuous() -> None:
     genome = _at(SPACE.seeds(), 20)
     mixed = genome._replace(
-        order=jnp.array([1, 1, 2, 3, 2]), corrector=jnp.array([1, 1, 0, 1, 0], bool)
+        order=jnp.array([1, 1, 2, 3]), corrector=jnp.array([1, 1, 1, 0], bool)
     )
 
     @jax.jit
