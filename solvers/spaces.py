@@ -66,7 +66,7 @@ class ChoiceSpace:
         fresh, kind = self._split(much)[1], self._split(other)[1]
         # The rest of `kind` is uniform again.
         noise = jax.scipy.special.ndtri(jnp.clip((kind - 0.25) / 0.75, 1e-6, 1 - 1e-6))
-        moved = _reflect(genome.values + self.step * noise)
+        moved = _reflect(jnp.asarray(genome.values) + self.step * noise)
         moved = jnp.where(kind < 0.25, fresh, moved)
         values = jnp.where(change_value, moved, genome.values)
         return self.repair(Genome(choices, values))

@@ -7,7 +7,7 @@ ensemble: one drawn for each proposal (Thompson sampling), or all by their lower
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -53,7 +53,7 @@ class Predicted:
 
     initial: int = 16
     batch: int = 4
-    predictor: Predictor = Ensemble()
+    predictor: Predictor = field(default_factory=Ensemble)
     acquisition: Literal["thompson", "ucb"] = "thompson"
     beta: float = 1.0
     parents: int = 16
