@@ -41,7 +41,7 @@ class SearchConfig:
 
     num_simulations: int = 16
     max_considered: int = 16
-    min_range: float = 1e-3
+    min_range: float = 0.03
     uniform_share: float = 0.1
 
     def __post_init__(self) -> None:

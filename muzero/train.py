@@ -26,6 +26,8 @@ from solvers.command import (
 )
 
 if TYPE_CHECKING:  # JAX takes seconds to import; `--help` shall not.
+    import numpy as np
+
     from muzero.checkpoints import Checkpoints
     from muzero.task import Task
     from muzero.training import Trainer, TrainState
@@ -104,11 +106,12 @@ def train(flags: TrainFlags, session: Session) -> Report:
     )
     with Checkpoints(folder, about(task, kind)) as checkpoints:
         state = trainer.init(task.instances, flags.seed, task.demonstrations)
+        shown = trainer.best_totals(state, len(task.names))
         if checkpoints.newest is not None:
             state = checkpoints.restore(state)
             session.note(f"going on behind iteration {int(state.iteration)}")
         state = _iterate(flags, session, task, trainer, state, checkpoints)
-    return _finish(flags, session, task, trainer, state)
+    return _finish(flags, session, task, trainer, state, shown)
 
 
 def about(task: "Task", kind: str) -> dict[str, Any]:
@@ -198,25 +201,29 @@ def _finish(
     task: "Task",
     trainer: "Trainer",
     state: "TrainState",
+    shown: "np.ndarray",
 ) -> Report:
-    """Compares with play that doesn't search, writes the best episodes, and reports."""
+    """Compares with what was shown and with play that doesn't search; writes the best episodes."""
     import numpy as np
 
     count = len(task.names)
     actions, first = trainer.unsearched(task.instances, state, noise=0.0)
     _, by_chance = trainer.unsearched(task.instances, state, noise=1.0)
+    state, greedy = trainer.exploited(task.instances, state)
     best = trainer.best(state, count)
-    # Before its first iteration an agent has played nothing.
-    total = np.where(best.alive.any(axis=1), np.sum(best.reward, axis=1), -np.inf)
+    total = trainer.best_totals(state, count)
     rows = []
     for number, name in enumerate(task.names):
-        ours = bool(total[number] > first[number])
+        ours = bool(total[number] >= first[number])
+        by = "agent" if ours else "first_legal"
+        if total[number] == shown[number] and ours:
+            by = "demonstrated"
         played = best.action[number] if ours else actions[number]
         earned = float(total[number] if ours else first[number])
         rows.append(
             {
                 "name": name,
-                "by": "agent" if ours else "first_legal",
+                "by": by,
                 "return": earned,
                 "cost": task.cost(number, earned),
                 "actions": np.asarray(played),
@@ -225,13 +232,13 @@ def _finish(
     path = write_json(
         session.out / "best.json", {"schema_version": 1, "instances": rows}
     )
-    greedy = trainer.evaluate(task.instances, state, range(count))
     return session.report(
         input=flags.game,
         unit=task.unit,
         baselines={
             "first_legal": task.mean_cost(first),
             "random": task.mean_cost(by_chance),
+            "demonstrated": task.mean_cost(shown) if np.isfinite(shown).all() else None,
         },
         default="first_legal",
         best=float(np.mean([row["cost"] for row in rows])),

@@ -6,7 +6,7 @@ iteration only the metrics come to the host.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -102,15 +102,32 @@ class Trainer:
         self, instances: Any, state: TrainState, numbers: Sequence[int]
     ) -> Float[np.ndarray, " E"]:
         """Returns the returns of episodes without noise on instances by number; any count of them."""
-        lanes, found = self.config.lanes, []
+        found = [
+            np.asarray(jnp.sum(episodes.reward, axis=1))
+            for episodes in self._noiseless(instances, state, numbers)
+        ]
+        return np.concatenate(found)[: len(numbers)]
+
+    def exploited(
+        self, instances: Any, state: TrainState
+    ) -> tuple[TrainState, Float[np.ndarray, " I"]]:
+        """Plays each instance once without noise: the state that keeps the best, and the returns."""
+        count, found = size(instances), []
+        for episodes in self._noiseless(instances, state, range(count)):
+            state = self._remember(state, episodes, count)
+            found.append(np.asarray(jnp.sum(episodes.reward, axis=1)))
+        return state, np.concatenate(found)[:count]
+
+    def _noiseless(
+        self, instances: Any, state: TrainState, numbers: Sequence[int]
+    ) -> Iterator[Episode]:
+        """Yields batches of episodes; the last is filled up with its first."""
+        lanes, key = self.config.lanes, jax.random.wrap_key_data(state.key)
         for first in range(0, len(numbers), lanes):
             some = list(numbers[first : first + lanes])
             padded = jnp.asarray(some + some[:1] * (lanes - len(some)), jnp.int32)
-            key = jax.random.wrap_key_data(state.key)
             board = self._lanes(instances, padded, key)
-            episodes = self._play(instances, state, board, key, 0.0)
-            found.append(np.asarray(jnp.sum(episodes.reward, axis=1))[: len(some)])
-        return np.concatenate(found)
+            yield self._play(instances, state, board, key, 0.0)
 
     def unsearched(
         self, instances: Any, state: TrainState, *, noise: float
@@ -130,6 +147,12 @@ class Trainer:
     def best(self, state: TrainState, num_instances: int) -> Episode:
         """Returns each instance's best episode so far, leading axis I."""
         return replay.best(state.best, num_instances)
+
+    def best_totals(
+        self, state: TrainState, num_instances: int
+    ) -> Float[np.ndarray, " I"]:
+        """Returns what these earn; -inf where nothing was played or demonstrated."""
+        return np.asarray(_best_totals(state.best, num_instances))
 
     @functools.partial(jax.jit, static_argnums=0)
     def _start(self, instances: Any, seed: UInt[Array, " K"]) -> TrainState:

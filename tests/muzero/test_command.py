@@ -72,6 +72,7 @@ def test_training_that_is_stopped_goes_on_to_the_same_result(
     told = json.loads(capsys.readouterr().out)
     assert told["baselines"]["first_legal"] == pytest.approx(1.5)
     assert told["best"] < told["baselines"]["first_legal"]
+    assert told["baselines"]["demonstrated"] is None
     assert told["evaluations"]["simulator"] == 7 * 16 * 8 * (8 + 1)
     assert told["iterations"] == 7
     best = json.loads((whole / "best.json").read_text())["instances"][0]

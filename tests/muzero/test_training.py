@@ -65,6 +65,10 @@ def test_an_agent_learns_the_optimum(kind: Kind) -> None:
     assert after == pytest.approx(optimum)
     best = trainer.best(states[ITERATIONS], 1)
     assert float(best.reward.sum()) == pytest.approx(optimum)
+    # Whoever only plays keeps the best of it too.
+    state, total = trainer.exploited(TASK.instances, states[0])
+    assert total[0] == pytest.approx(before)
+    assert trainer.best_totals(state, 1)[0] == pytest.approx(before)
 
 
 @pytest.mark.parametrize("kind", KINDS)
