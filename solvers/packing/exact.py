@@ -43,11 +43,15 @@ def search(
         done: whether to stop.
         known: a packing to start from; None only with a capacity.
     """
-    bound = lower_bound(buffers)
     offsets = (
         np.zeros(len(buffers), np.int64) if known is None else known.offsets.copy()
     )
     parts = sections.components(buffers)
+    # A component's own bound may be higher: its buffers may share a coarser alignment.
+    bound = max(
+        lower_bound([buffers[n] for n in part])
+        for part in [*parts, range(len(buffers))]
+    )
     sizes = np.array([b.size for b in buffers], np.int64)
 
     def height(part: Sequence[int]) -> int:

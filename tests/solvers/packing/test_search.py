@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from solvers.command import Failure
@@ -40,6 +40,13 @@ def checked(buffers: Sequence[Buffer], step: Step) -> Packing:
 
 @needs_numba
 @given(problems())
+@example(  # Two that are aligned more coarsely than the third, which overlaps neither.
+    [
+        Buffer("b0", (Part(1, 2, 1),), 1),
+        Buffer("b1", (Part(0, 1, 1),), 2),
+        Buffer("b2", (Part(0, 1, 1),), 2),
+    ]
+)
 @settings(max_examples=150, deadline=None)
 def test_exact_finds_the_lowest_and_proves_it(buffers: list[Buffer]) -> None:
     best = optimum(buffers)
