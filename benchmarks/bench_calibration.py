@@ -65,7 +65,6 @@ def main() -> None:
 
 def measure(name: str, target_name: str, seed: int) -> list[dict[str, Any]]:
     """Returns judged and simulated seconds of one program under the three placements."""
-    import jax
     import numpy as np
 
     from benchmarks import workloads
@@ -78,10 +77,9 @@ def measure(name: str, target_name: str, seed: int) -> list[dict[str, Any]]:
     from compiler.targets import TARGETS
     from mallocgame import adopt, engine, inputs, instance, priority
     from mallocgame.verify import Compiler
-    from solvers.command import cache_dir
+    from solvers.command import keep_compiled
 
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "jax"))
+    keep_compiled(on_host=True)
     target = TARGETS[target_name]
     assert target.topology is not None
     call = workloads.get(name).make()

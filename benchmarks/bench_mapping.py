@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
     names = flags.names or _by_size()
-    _keep_compiled()
+    from solvers.command import keep_compiled
+
+    keep_compiled(on_host=True)
     print("| program | capacity | " + " | ".join(COLUMNS) + " |")
     print("|---|---|" + "---:|" * len(COLUMNS))
     table: dict[tuple[str, float | None], Row] = {}
@@ -129,16 +131,6 @@ def _by_size() -> list[str]:
     folders = [p.parent for p in GOLDEN.glob("*/scheduled.hlo.pb.gz")]
     size = {p.name: (p / "scheduled.hlo.pb.gz").stat().st_size for p in folders}
     return sorted(size, key=lambda name: (size[name], name))
-
-
-def _keep_compiled() -> None:
-    import jax
-
-    from solvers.command import cache_dir
-
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _peak_live_bytes(program: "Program") -> int:

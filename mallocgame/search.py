@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +15,7 @@ from solvers.command import (
     Flags,
     Report,
     Session,
+    keep_compiled,
     one_of,
     run,
     write_json,
@@ -104,7 +104,7 @@ def search(flags: SearchFlags, session: Session) -> Report:
         session.note(note)
     target = _target(flags, given.target_name)
     # Only now, so that a bad input is refused at once.
-    _set_up_jax()
+    keep_compiled(on_host=True)
     from mallocgame import loop
 
     resumed = session.begin(
@@ -173,21 +173,6 @@ def _target(flags: SearchFlags, found: str | None) -> "Target":
             )
         changes["clock_hz"] = flags.clock
     return dataclasses.replace(target, **changes)
-
-
-def _set_up_jax() -> None:
-    """Simulates on the host, and keeps what JAX compiles in the user's cache folder."""
-    import jax
-
-    from solvers.command import cache_dir
-
-    if not os.environ.get("JAX_PLATFORMS"):
-        # The search is many small steps, quickest on the host; an installed libtpu would only
-        # look for chips.
-        jax.config.update("jax_platforms", "cpu")
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def main() -> int:

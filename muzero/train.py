@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import math
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +19,7 @@ from solvers.command import (
     Flags,
     Report,
     Session,
+    keep_compiled,
     one_of,
     run,
     write_json,
@@ -88,7 +88,7 @@ def train(flags: TrainFlags, session: Session) -> Report:
             "another --out",
             Exit.USAGE,
         )
-    _set_up_jax()
+    keep_compiled()
     task = find_task(flags)
     from muzero.agents import Kind, make_agent
     from muzero.checkpoints import Checkpoints
@@ -256,17 +256,6 @@ def _finish(
             ],
         },
     )
-
-
-def _set_up_jax() -> None:
-    """Keeps what JAX compiles in the user's cache folder."""
-    import jax
-
-    from solvers.command import cache_dir
-
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def main() -> int:

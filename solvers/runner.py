@@ -76,14 +76,14 @@ class Runner:
         if known is not None:
             return known
         begun = time.monotonic()
-        attempt = 0
-        for attempt in range(1, self._retries + 2):  # noqa: B007 (used below)
+        found, final = self._attempt(genome)
+        attempts = 1
+        while not final and attempts <= self._retries:
             found, final = self._attempt(genome)
-            if final:
-                break
+            attempts += 1
         if self._store is not None:
             seconds = time.monotonic() - begun
-            self._store.put(key, found, attempts=attempt, seconds=seconds)
+            self._store.put(key, found, attempts=attempts, seconds=seconds)
         return found
 
     def _attempt(self, genome: Genome) -> tuple[Measurement, bool]:

@@ -31,6 +31,7 @@ from solvers.command.files import (
     write_text,
 )
 from solvers.command.interrupt import Interrupt
+from solvers.command.jit import keep_compiled
 from solvers.command.result import (
     SCHEMA_VERSION,
     Exit,
@@ -80,6 +81,7 @@ __all__ = [
     "failure_object",
     "format_bytes",
     "format_quantity",
+    "keep_compiled",
     "one_of",
     "parse_bytes",
     "prepare_out",

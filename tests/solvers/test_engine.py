@@ -89,7 +89,6 @@ def _legacy_state() -> Any:
 
 
 def test_cma_finds_the_bottom_of_a_bowl() -> None:
-    pytest.importorskip("cma")
     centre = jnp.array([0.2, 0.7, 0.4, 0.9])
     problem = solvers.played(ChoiceSpace(num_values=4), _bowl, centre)
     before = _legacy_state()

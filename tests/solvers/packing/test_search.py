@@ -23,8 +23,6 @@ from solvers.packing import (
 )
 from tests.solvers.packing.instances import cut_up, optimum, problems
 
-needs_numba = pytest.mark.skipif(not compiled.available(), reason="needs numba")
-
 
 def last(*arguments: object, steps: int = 3000, **options: object) -> Step:
     """The last step of a search, which is given up after so many steps."""
@@ -38,7 +36,6 @@ def checked(buffers: Sequence[Buffer], step: Step) -> Packing:
     return step.packing
 
 
-@needs_numba
 @given(problems())
 @example(  # Two that are aligned more coarsely than the third, which overlaps neither.
     [
@@ -55,7 +52,6 @@ def test_exact_finds_the_lowest_and_proves_it(buffers: list[Buffer]) -> None:
     assert checked(buffers, found).height == best == found.bound
 
 
-@needs_numba
 @given(problems(), st.integers(-2, 1))
 @settings(max_examples=150, deadline=None)
 def test_exact_decides_a_capacity(buffers: list[Buffer], slack: int) -> None:
@@ -83,7 +79,6 @@ def test_orders_never_get_below_the_bound_nor_above_the_simple_orders(
     assert height <= min(p.height for p in simple)
 
 
-@needs_numba
 @given(problems(8))
 @settings(max_examples=60, deadline=None)
 def test_compiled_and_numpy_packers_agree(buffers: list[Buffer]) -> None:
@@ -94,7 +89,6 @@ def test_compiled_and_numpy_packers_agree(buffers: list[Buffer]) -> None:
         assert one.offsets.tolist() == other.offsets.tolist()
 
 
-@needs_numba
 @pytest.mark.parametrize("seed", range(6))
 def test_exact_fills_a_rectangle_without_gaps(seed: int) -> None:
     """From nothing known, in the orders of the search alone."""
@@ -107,7 +101,6 @@ def test_exact_fills_a_rectangle_without_gaps(seed: int) -> None:
     assert checked(buffers, found).height == 48
 
 
-@needs_numba
 def test_exact_packs_components_one_by_one() -> None:
     """Three full rectangles, one after another in time, one of them lower."""
     buffers = []
@@ -121,7 +114,6 @@ def test_exact_packs_components_one_by_one() -> None:
     assert checked(buffers, found).height == 48 == found.bound
 
 
-@needs_numba
 def test_exact_is_the_same_in_pieces_and_in_one_go() -> None:
     from solvers.packing import canonical, sections
 
@@ -136,7 +128,6 @@ def test_exact_is_the_same_in_pieces_and_in_one_go() -> None:
     assert pieces.floor.tolist() == whole.floor.tolist()
 
 
-@needs_numba
 def test_a_seed_repeats_itself() -> None:
     buffers = cut_up(11, 60)
     runs = [[*search(buffers, 48, seed=5)] for _ in range(2)]
@@ -149,7 +140,6 @@ def test_a_seed_repeats_itself() -> None:
 @given(problems(4))
 @settings(max_examples=12, deadline=None)
 def test_cpsat_agrees(buffers: list[Buffer]) -> None:
-    pytest.importorskip("ortools")
     best = optimum(buffers)
     found = last(buffers, method="cpsat")
     assert checked(buffers, found).height == best == found.bound
@@ -183,13 +173,7 @@ def test_a_window_in_a_gap_can_be_used() -> None:
 
 def test_hints_and_an_earlier_answer_are_used() -> None:
     buffers = cut_up(0, 40)
-    packed = (
-        checked(buffers, last(buffers, 48, steps=2000))
-        if compiled.available()
-        else None
-    )
-    if packed is None:
-        pytest.skip("needs numba")
+    packed = checked(buffers, last(buffers, 48, steps=2000))
     hinted = [
         Buffer(b.id, b.parts, hint=int(o)) for b, o in zip(buffers, packed.offsets)
     ]
