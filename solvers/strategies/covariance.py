@@ -1,6 +1,7 @@
 """CMA-ES, for spaces of numbers alone, by the library `cma` (Hansen 2016, arXiv:1604.00772)."""
 
 import importlib
+import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -73,7 +74,10 @@ class CovarianceAdaptation:
 
     def _start(self, mean: Genome, random: np.random.RandomState) -> Search:
         try:
-            cma = importlib.import_module("cma")
+            with warnings.catch_warnings():
+                # It warns where there is no matplotlib, which only its plots need.
+                warnings.simplefilter("ignore", UserWarning)
+                cma = importlib.import_module("cma")
         except ImportError:
             raise ValueError(
                 "CMA-ES needs the library cma: pip install 'schedule-zero[tune]'"
