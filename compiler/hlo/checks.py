@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from compiler.hlo import hlo_pb2 as pb
 from compiler.hlo.errors import ModuleError, UnscheduledError
-from compiler.hlo.module import CONTROL_FLOW, Alias, Computation, Module, Node
+from compiler.hlo.module import Alias, Computation, Module, Node
 from compiler.hlo.shape_rules import check_node, has_index
 from compiler.hlo.shapes import from_proto
 
@@ -205,9 +205,7 @@ def _check_control_flow(entry: Computation) -> None:
                 f"control flow nested more than {_MAX_CONTROL_DEPTH} deep"
             )
         for node in computation.nodes:
-            if node.opcode not in CONTROL_FLOW:
-                continue
-            for callee in node.called:
+            for callee in node.runs:
                 if callee in callers:
                     raise ModuleError(
                         f"computation {callee.name} is run by {callers[callee].name} and by {node.name}"

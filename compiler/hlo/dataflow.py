@@ -121,6 +121,8 @@ class _Flow:
     def _results(self, node: Node) -> list[int]:
         operands = [self.values[operand] for operand in node.operands]
         opcode = node.opcode
+        if opcode == "async-update" and node.runs:
+            return self._async(node, operands[1:])
         if opcode in _PASSES_OPERAND:
             return self._if_fits(node, operands[0])
         if opcode in _DONE:
@@ -148,9 +150,8 @@ class _Flow:
                 )
             case "call":
                 return self.run(node.called[0], operands)
-            case "async-start":
-                root = self.run(node.called[0], operands)
-                return self._with_elements(node, {0: operands, 1: [root]})
+            case "async-start" if node.runs:
+                return self._async(node, operands)
             case "copy-start":
                 return self._with_elements(node, {1: operands})
             case "all-gather-start" | "collective-permute-start" | "send":
@@ -161,6 +162,10 @@ class _Flow:
                 received = _element(operands[0], node.operands[0].shape, 0)
                 return self._with_elements(node, {0: [received]})
         return self.define(node)
+
+    def _async(self, node: Node, arguments: Sequence[list[int]]) -> list[int]:
+        root = self.run(node.runs[0], arguments)
+        return self._with_elements(node, {0: arguments, 1: [root]})
 
     def _if_fits(self, node: Node, values: list[int]) -> list[int]:
         return values if len(values) == num_parts(node.shape) else self.define(node)

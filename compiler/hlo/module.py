@@ -14,7 +14,7 @@ from compiler.hlo.shapes import Shape, ShapeIndex
 
 # Opcodes whose called computations run as part of the schedule. All others
 # (fusion, reduce, sort, ...) call computations that describe one operation.
-CONTROL_FLOW = frozenset({"while", "conditional", "call", "async-start"})
+_CONTROL_FLOW = frozenset({"while", "conditional", "call", "async-start"})
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
@@ -44,6 +44,24 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<{self.opcode} {self.name}>"
+
+    @property
+    def waits_for_arguments(self) -> bool:
+        """Whether this starts an offload to another core before its arguments are there.
+
+        A later async-update has them, and there the schedule runs what is called.
+        """
+        is_start = self.opcode == "async-start" and not self.operands
+        return is_start and any(called.parameters for called in self.called)
+
+    @property
+    def runs(self) -> tuple["Computation", ...]:
+        """The computations that run as part of the schedule, before this instruction itself."""
+        if self.opcode == "async-update" and self.operands[0].waits_for_arguments:
+            return self.operands[0].called
+        if self.opcode not in _CONTROL_FLOW or self.waits_for_arguments:
+            return ()
+        return self.called
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)

@@ -10,10 +10,11 @@ import dataclasses
 from collections.abc import Iterator
 
 from compiler.hlo.loops import trip_count
-from compiler.hlo.module import CONTROL_FLOW, Computation, Module, Node
+from compiler.hlo.module import Computation, Module, Node
 
 # Trips to assume for a loop that does not say, as XLA's cost models do.
 UNKNOWN_TRIP_COUNT = 5.0
+_KINDS = {"conditional": "branch", "async-start": "async", "async-update": "async"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
@@ -112,20 +113,16 @@ def flatten(module: Module) -> tuple[tuple[Instruction, ...], tuple[Region, ...]
 
 def _children(node: Node, position: int, parent: Region) -> Iterator[Region]:
     """Yields the regions that an instruction runs, in order, without times."""
-    if node.opcode not in CONTROL_FLOW:
-        return
     if node.opcode == "while":
-        body, condition = node.called
+        body, condition = node.runs
         trips = trip_count(node)
         kinds = [("condition", condition), ("body", body)]
         nest = parent.while_nest + 1
         total = parent.trip_count * (UNKNOWN_TRIP_COUNT if trips is None else trips)
     else:
-        kind = {"conditional": "branch", "async-start": "async"}.get(
-            node.opcode, "call"
-        )
+        kind = _KINDS.get(node.opcode, "call")
         trips = 1.0
-        kinds = [(kind, computation) for computation in node.called]
+        kinds = [(kind, computation) for computation in node.runs]
         nest, total = parent.while_nest, parent.trip_count
     for kind, computation in kinds:
         yield Region(

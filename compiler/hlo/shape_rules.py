@@ -4,10 +4,10 @@ Only the structure of tuples counts here: whoever follows values through a
 program relies on every element being there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from compiler.hlo.errors import ModuleError
-from compiler.hlo.module import Node
+from compiler.hlo.module import Computation, Node
 from compiler.hlo.shapes import Shape
 
 # Number of operands that an operation must have at least.
@@ -155,18 +155,19 @@ def check_node(node: Node) -> None:
                 )
         case "call" | "fusion":
             _require(len(node.called) == 1, node, "needs one computation")
-            _check_arguments(node, shape)
+            _check_arguments(node, operands, node.called[0], shape)
         case "async-start":
             _require(len(node.called) == 1, node, "needs one computation")
             _require(
                 len(shape.elements) >= 2, node, "needs a tuple of arguments and result"
             )
+            if not node.waits_for_arguments:
+                _check_async(node, operands, node.called[0])
+        case "async-update" if operands[0].waits_for_arguments:
             _require(
-                same_leaves(shape.elements[0], _tuple_of(operands)),
-                node,
-                "its arguments do not fit",
+                len(shape.elements) >= 2, node, "needs a tuple of arguments and result"
             )
-            _check_arguments(node, shape.elements[1])
+            _check_async(node, operands[1:], operands[0].called[0])
         case "async-update":
             _require(
                 same_leaves(shape, operands[0].shape),
@@ -205,21 +206,32 @@ def _tuple_of(operands: Iterable[Node]) -> Shape:
     return Shape("tuple", elements=tuple(operand.shape for operand in operands))
 
 
-def _check_arguments(node: Node, result: Shape) -> None:
-    parameters = node.called[0].parameters
+def _check_async(
+    node: Node, arguments: Sequence[Node], computation: Computation
+) -> None:
     _require(
-        len(parameters) == len(node.operands),
+        same_leaves(node.shape.elements[0], _tuple_of(arguments)),
         node,
-        "passes a wrong number of arguments",
+        "its arguments do not fit",
     )
-    for operand, parameter in zip(node.operands, parameters, strict=True):
+    _check_arguments(node, arguments, computation, node.shape.elements[1])
+
+
+def _check_arguments(
+    node: Node, arguments: Sequence[Node], computation: Computation, result: Shape
+) -> None:
+    parameters = computation.parameters
+    _require(
+        len(parameters) == len(arguments), node, "passes a wrong number of arguments"
+    )
+    for operand, parameter in zip(arguments, parameters, strict=True):
         _require(
             same_leaves(operand.shape, parameter.shape),
             node,
             f"argument for {parameter.name} does not fit",
         )
     _require(
-        same_leaves(result, node.called[0].root.shape),
+        same_leaves(result, computation.root.shape),
         node,
         "its shape is not that of the result",
     )
