@@ -1,14 +1,17 @@
 """The simulator's end-to-end estimate against the production compiler's figures.
 
     python -m benchmarks.bench_calibration [NAME ...] [--target tpu-v5e] [--seed 0] [--jobs 2]
+        [--compile-timeout 300] [--rows FILE]
 
 Each program (by default the test half of `benchmarks/workloads`, to which nothing was fitted) is
 compiled under three placements: everything in slow memory, the compiler's default, and a random
-one (a random half of the arrays is kept in slow memory by overrides, the compiler maps the rest). The simulator prices the same three mappings by three cost
-models: `analytic`, from the chip's figures alone; `dump`, fitted to the default's compile, which
-is what a dump holds; and `loop`, fitted to the compiles of the two *other* placements, which is
-what the closed loop knows. Prints each against the judged time of the compile, median and worst
-error, and rank correlations.
+one (a random half of the arrays is kept in slow memory by overrides, the compiler maps the rest).
+The simulator prices the same three mappings by three cost models: `analytic`, from the chip's
+figures alone; `dump`, fitted to the default's compile, which is what a dump holds; and `loop`,
+fitted to the compiles of the two *other* placements, which is what the closed loop knows. Prints
+each against the judged time of the compile, median and worst error, and rank correlations.
+
+Rows are kept in FILE as they come (JSON lines), and programs in it are not run again.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import concurrent.futures
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 MODELS = ("analytic", "dump", "loop")
@@ -31,39 +35,63 @@ def main() -> None:
     parser.add_argument("--target", default="tpu-v5e")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--compile-timeout", type=float, default=300)
+    parser.add_argument("--rows", type=Path, default=Path("runs/calibration.jsonl"))
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.one:
-        print(json.dumps(measure(flags.names[0], flags.target, flags.seed)))
+        rows = measure(flags.names[0], flags.target, flags.seed, flags.compile_timeout)
+        print(json.dumps(rows))
         return
+    done = _read(flags)
     command = [sys.executable, "-m", "benchmarks.bench_calibration", "--one"]
     command += [f"--target={flags.target}", f"--seed={flags.seed}"]
+    command += [f"--compile-timeout={flags.compile_timeout}"]
 
     def run(name: str) -> list[dict[str, Any]]:
-        done = subprocess.run([*command, name], capture_output=True, text=True)
-        if done.returncode:
-            last = done.stderr.strip().rpartition("\n")[2]
-            print(f"{name}: {last}", file=sys.stderr)
+        ended = subprocess.run([*command, name], capture_output=True, text=True)
+        if ended.returncode:
+            last = ended.stderr.strip().rpartition("\n")[2]
+            print(f"{name}: {last}", file=sys.stderr, flush=True)
             return []
-        found: list[dict[str, Any]] = json.loads(done.stdout)
+        found: list[dict[str, Any]] = json.loads(ended.stdout)
         return found
 
+    flags.rows.parent.mkdir(parents=True, exist_ok=True)
+    with concurrent.futures.ThreadPoolExecutor(flags.jobs) as pool:
+        missing = [name for name in flags.names if name not in done]
+        running = {pool.submit(run, name): name for name in missing}
+        for future in concurrent.futures.as_completed(running):
+            found = done[running[future]] = future.result()
+            with flags.rows.open("a") as file:
+                for row in found:
+                    row |= {"target": flags.target, "seed": flags.seed}
+                    file.write(json.dumps(row, sort_keys=True) + "\n")
     print("| program | placement | judged µs | analytic | dump | loop |")
     print("|---|---|---|---|---|---|")
-    rows = []
-    with concurrent.futures.ThreadPoolExecutor(flags.jobs) as pool:
-        for found in pool.map(run, flags.names):
-            for row in found:
-                cells = [row["judged"], *(row[model] for model in MODELS)]
-                text = " | ".join("" if v is None else f"{v * 1e6:.1f}" for v in cells)
-                print(f"| {row['program']} | {row['placement']} | {text} |", flush=True)
-            rows += found
+    rows = [row for name in flags.names for row in done[name]]
+    for row in rows:
+        cells = [row["judged"], *(row[model] for model in MODELS)]
+        text = " | ".join("" if v is None else f"{v * 1e6:.1f}" for v in cells)
+        print(f"| {row['program']} | {row['placement']} | {text} |")
     print()
     for model in MODELS:
         print(summary(rows, model))
 
 
-def measure(name: str, target_name: str, seed: int) -> list[dict[str, Any]]:
+def _read(flags: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Returns the rows that are there, by program."""
+    done: dict[str, list[dict[str, Any]]] = {}
+    lines = flags.rows.read_text().splitlines() if flags.rows.exists() else []
+    for row in map(json.loads, lines):
+        if (row["target"], row["seed"]) == (flags.target, flags.seed):
+            done.setdefault(row["program"], []).append(row)
+    return done
+
+
+def measure(
+    name: str, target_name: str, seed: int, compile_timeout: float
+) -> list[dict[str, Any]]:
     """Returns judged and simulated seconds of one program under the three placements."""
     import numpy as np
 
@@ -86,7 +114,12 @@ def measure(name: str, target_name: str, seed: int) -> list[dict[str, Any]]:
     source = from_function(
         call.fn, *call.args, topology=target.topology, **call.jit_kwargs
     )
-    compiler = Compiler(source=source, topology=target.topology, target=target)
+    compiler = Compiler(
+        source=source,
+        topology=target.topology,
+        target=target,
+        timeout=compile_timeout,
+    )
     default = compiler.default()
     program = build(default.compiled.scheduled_module)
     candidates = priority.cross_program_candidates(
