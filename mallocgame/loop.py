@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 _CHECKPOINT = "best.npz"
 # Share of the budget for the knobs; they end earlier after so many settings without a gain.
 _KNOBS_SHARE = 0.5
+# Compiles that mappings need to come to anything: all slow, one mapping, one corrected. Knobs go on
+# where the rest of the budget has no room for them.
+_MAPPING_COMPILES = 3
 _PATIENCE = 12
 _GAIN = 0.001
 # Simulations between two compiles of a mapping, and the same for a budget in seconds.
@@ -132,6 +135,8 @@ class _Loop:
             if self._compiler is not None and self._searches_knobs():
                 self._turn_knobs(ground, bar)
                 ground = self._best_ground(ground)
+            if not self._is_over():
+                self._observe_all_slow(ground)
             problem, start, found = self._map(ground, resumed, bar)
             if self._compiler is not None:
                 self._settle(ground)
@@ -147,7 +152,7 @@ class _Loop:
         return Ground(program, self._target, capacity, compiler)
 
     def _open(self) -> tuple[Ground, Verdict | None]:
-        """Takes the compiler's estimates for its own mapping and for everything in slow memory."""
+        """Takes the compiler's estimates for its own mapping."""
         program = self._given.program
         if self._compiler is None:
             ground = self._ground(program, None, self._fixed)
@@ -161,11 +166,16 @@ class _Loop:
             program = build(self._default.compiled.scheduled_module)
         ground = self._ground(program, self._compiler, self._fixed)
         ground.observe_own("compiler's own", self._default)
-        self._observe_all_slow(ground)
         return ground, self._default.verdict
 
+    def _is_over(self) -> bool:
+        """Whether the budget ended with something judged to hand over."""
+        return self._session.meter.done() and bool(self._candidates)
+
     def _observe_all_slow(self, ground: Ground) -> None:
-        assert ground.compiler is not None
+        """Takes the compiler's estimates for everything in slow memory."""
+        if ground.compiler is None:
+            return
         try:
             slow = ground.compiler.all_slow()
         except CompilerError as error:
@@ -183,7 +193,9 @@ class _Loop:
         best, since = self._default.verdict.total, 0
         meter = self._session.meter
         while (
-            not meter.done() and meter.fraction() < _KNOBS_SHARE and since < _PATIENCE
+            not meter.done()
+            and since < _PATIENCE
+            and (meter.fraction() < _KNOBS_SHARE or not self._has_room())
         ):
             vector = guided.propose()
             if vector is None:
@@ -215,6 +227,19 @@ class _Loop:
                 since = 0
             best = min(best, cost)
 
+    def _has_room(self) -> bool:
+        """Whether the rest of the budget is enough for mappings."""
+        assert self._default is not None
+        meter, seconds = self._session.meter, self._default.compiled.seconds
+        limits = meter.budget
+        return (
+            limits.seconds is None
+            or limits.seconds - meter.seconds >= _MAPPING_COMPILES * seconds
+        ) and (
+            limits.measurements is None
+            or limits.measurements - meter.measurements >= _MAPPING_COMPILES
+        )
+
     def _best_ground(self, ground: Ground) -> Ground:
         """Returns the program as the best setting schedules it, to search mappings on."""
         best = self._best_candidate()
@@ -229,7 +254,6 @@ class _Loop:
         ground = self._ground(program, compiler, chosen)
         for candidate in self._candidates:
             ground.observe_own(candidate.label, candidate.verified)
-        self._observe_all_slow(ground)
         return ground
 
     def _map(
@@ -252,7 +276,7 @@ class _Loop:
         while True:
             varied = dataclasses.replace(settings, seed=settings.seed + 1000 * rounds)
             step = self._search(problem, start, varied, bar)
-            if ground.compiler is None:
+            if ground.compiler is None or self._is_over():
                 break
             found = {step.found.by: step.found}
             if settings.strategy not in ("msa", "greedy"):
