@@ -6,8 +6,8 @@
 Each program (by default the test half of `benchmarks/workloads`, to which nothing was fitted) is
 compiled under three placements: everything in slow memory, the compiler's default, and a random
 one (a random half of the arrays is kept in slow memory by overrides, the compiler maps the rest).
-The simulator prices the same three mappings by three cost models: `analytic`, from the chip's
-figures alone; `dump`, fitted to the default's compile, which is what a dump holds; and `loop`,
+The simulator prices the same three mappings by four cost models: `analytic`, by counts and the chip's
+peaks; `calibrated`, by the same counts as `benchmarks.tune_costs` fitted them to the tuning half; `dump`, fitted to the default's compile, which is what a dump holds; and `loop`,
 fitted to the compiles of the two *other* placements, which is what the closed loop knows. Prints
 each against the judged time of the compile, median and worst error, and rank correlations.
 
@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-MODELS = ("analytic", "dump", "loop")
+MODELS = ("analytic", "calibrated", "dump", "loop")
 
 
 def main() -> None:
@@ -67,8 +67,8 @@ def main() -> None:
                 for row in found:
                     row |= {"target": flags.target, "seed": flags.seed}
                     file.write(json.dumps(row, sort_keys=True) + "\n")
-    print("| program | placement | judged µs | analytic | dump | loop |")
-    print("|---|---|---|---|---|---|")
+    print("| program | placement | judged µs | analytic | calibrated | dump | loop |")
+    print("|---|---|---|---|---|---|---|")
     rows = [row for name in flags.names for row in done[name]]
     for row in rows:
         cells = [row["judged"], *(row[model] for model in MODELS)]
@@ -100,7 +100,7 @@ def measure(
     from compiler.backends.honour import read_placement
     from compiler.backends.overrides import OPTION, Keep, Override, PositionAt, to_text
     from compiler.cost.instruction import instruction_costs
-    from compiler.cost.model import analytic, fit
+    from compiler.cost.model import analytic, calibrated, fit
     from compiler.hlo import build
     from compiler.targets import TARGETS
     from mallocgame import adopt, engine, inputs, instance, priority
@@ -154,6 +154,7 @@ def measure(
         others = [o for p, found in seen.items() if p != placement for o in found]
         models = {
             "analytic": model,
+            "calibrated": calibrated(model.counts, target),
             "dump": fit(model, seen["default"]),
             "loop": fit(model, others),
         }

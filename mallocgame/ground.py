@@ -2,7 +2,7 @@
 
 from compiler.backends.honour import Placement, read_placement
 from compiler.cost.instruction import instruction_costs
-from compiler.cost.model import CostModel, Observation, analytic, fit
+from compiler.cost.model import CostModel, Observation, analytic, calibrated, fit
 from compiler.hlo import Program
 from compiler.targets import Target
 from mallocgame import adopt, engine, inputs, instance, knobs, priority
@@ -53,7 +53,7 @@ class Ground:
     def costs(self) -> CostModel:
         """Returns the costs as corrected so far."""
         if not self._observations:
-            return self._analytic
+            return calibrated(self._analytic.counts, self._analytic.target)
         return fit(self._analytic, self._observations)
 
     def problem(self) -> Problem:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compiler.backends import readback
 from compiler.cost.instruction import instruction_costs
-from compiler.cost.model import CostModel, Observation, analytic, fit
+from compiler.cost.model import CostModel, Observation, analytic, calibrated, fit
 from compiler.hlo import InputError, Program, build, load
 from compiler.targets import TARGETS, Target
 from mallocgame.accesses import list_accesses
@@ -74,7 +74,7 @@ def read(path: Path) -> Input:
         try:
             compiled = build(load(sibling))
         except InputError as error:
-            notes.append(f"{sibling.name} is of no use ({error}); costs are analytic")
+            notes.append(f"{sibling.name} is of no use ({error}); costs go by counts")
     source = _sibling(path, _SOURCE)
     return Input(
         path=path,
@@ -115,10 +115,11 @@ def _check(program: Program, path: Path) -> None:
 
 def cost_model(given: Input, target: Target) -> CostModel:
     """Returns the program's costs: the compiler's own where the dump has them."""
-    model = analytic(instruction_costs(given.program), target)
+    counts = instruction_costs(given.program)
     if given.compiled is None:
-        return model
-    return fit(model, observe(given.program, given.compiled, target))
+        return calibrated(counts, target)
+    observations = observe(given.program, given.compiled, target)
+    return fit(analytic(counts, target), observations)
 
 
 def observe(program: Program, compiled: Program, target: Target) -> list[Observation]:

@@ -3,9 +3,10 @@
     elapsed(A) = max(floor, base - sum of the savings of the slots that A puts in fast memory)
 
 `analytic` takes floor, base and savings from counted flops and bytes (XLA's cost model without its
-pipeline overhead). Where the compiler's own estimates for some placements are known, `fit` bends
-base and savings to them: what placements were seen comes out nearly as observed, and what was not
-seen stays close to the counts.
+pipeline overhead), by which XLA ranks buffers. `calibrated` has the same counts as the compiler's
+backend usually prices them, for a program of which it has said nothing. Where its estimates for
+some placements are known, `fit` bends base and savings to them: what placements were seen comes out
+nearly as observed, and what was not seen stays close to the counts.
 """
 
 import dataclasses
@@ -22,10 +23,30 @@ from compiler.targets import Target
 Operand = tuple[int, ShapeIndex]
 
 # By the compiler's estimates an instruction that reads slow memory itself gets along more slowly
-# than a copy does: 1.38 times the bytes' time (seen on three programs; not yet a committed benchmark).
+# than a copy does. What `fit` expects of one slot, as a multiple of the bytes' time.
 DIRECT_ACCESS = 1.38
 # Weight of that expectation for one slot against one observation of the whole instruction.
 _PRIOR_WEIGHT = 0.05
+
+
+class Backend(NamedTuple):
+    """How the compiler's estimates of emitted code depend on the counts.
+
+    elapsed = cycles / clock + max(arithmetic * compute, direct_access * slow + fast)
+
+    Attributes:
+        cycles: of any instruction that moves data, whatever its size.
+        arithmetic: multiple of the time at the chip's peak.
+        direct_access: multiple of the slow memory's time for the bytes.
+    """
+
+    cycles: float
+    arithmetic: float
+    direct_access: float
+
+
+# Fitted to programs of the tuning half on v5e: `python -m benchmarks.tune_costs`.
+BACKEND = Backend(cycles=3574, arithmetic=1.68, direct_access=1.99)
 
 
 class Slots(NamedTuple):
@@ -60,7 +81,7 @@ class CostModel:
         floor: what placement cannot shorten, [T].
         base: with everything in slow memory, floor aside, [T].
         savings: by slot, what putting it in fast memory saves, [T].
-        source: `"analytic"`, or `"compiler"` after `fit`.
+        source: `"analytic"`, `"calibrated"`, or `"compiler"` after `fit`.
         covered: share of the all-slow time in instructions with observations.
     """
 
@@ -112,6 +133,34 @@ def analytic(counts: InstructionCosts, target: Target) -> CostModel:
             )
             for slots in counts.slots
         ),
+    )
+
+
+def calibrated(
+    counts: InstructionCosts, target: Target, backend: Backend = BACKEND
+) -> CostModel:
+    """Returns the model by counts as the compiler's backend usually prices them."""
+    moves = (counts.bytes_total > 0) & ~counts.is_control
+    start = np.where(moves, backend.cycles / target.clock_hz, 0.0)
+    slow = backend.direct_access / target.slow_bandwidth
+    read, write = 1 / target.fast_read_bandwidth, 1 / target.fast_write_bandwidth
+    compute = np.where(counts.is_control, 0.0, compute_seconds(counts, target))
+    return CostModel(
+        target=target,
+        counts=counts,
+        floor=start + backend.arithmetic * compute,
+        base=start + slow * counts.bytes_total,
+        savings=tuple(
+            Slots(
+                {slot: count * (slow - read) for slot, count in slots.operands.items()},
+                {
+                    index: count * (slow - write)
+                    for index, count in slots.outputs.items()
+                },
+            )
+            for slots in counts.slots
+        ),
+        source="calibrated",
     )
 
 

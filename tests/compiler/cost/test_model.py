@@ -5,8 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compiler.backends import readback
 from compiler.cost.instruction import instruction_costs
-from compiler.cost.model import CostModel, Observation, Placement, analytic, fit
+from compiler.cost.judge import placements
+from compiler.cost.model import (
+    Backend,
+    CostModel,
+    Observation,
+    Placement,
+    analytic,
+    calibrated,
+    fit,
+)
 from compiler.hlo import build, load
 from compiler.targets import TARGETS
 
@@ -29,6 +39,32 @@ def test_two_placements_come_out_as_observed() -> None:
     assert bent.elapsed(time, fast) == pytest.approx(30e-6, rel=0.02)
     one = Placement(frozenset(list(slots.operands)[:1]))
     assert 30e-6 < bent.elapsed(time, one) <= 60e-6 * 1.02
+
+
+def test_a_backend_without_overheads_is_the_count_of_bytes() -> None:
+    model = mlp()
+    plain = calibrated(model.counts, model.target, Backend(0, 1.0, 1.0))
+    np.testing.assert_allclose(plain.all_slow, model.all_slow)
+    time = int(np.argmax(model.base))
+    slots = model.savings[time]
+    fast = Placement(frozenset(slots.operands), frozenset(slots.outputs))
+    assert plain.elapsed(time, fast) == pytest.approx(model.elapsed(time, fast))
+
+
+def test_calibrated_costs_are_nearer_to_the_compiler_than_counts() -> None:
+    for name in ("gpt2_decode_b8", "resnet18", "moe_block"):  # Not of the tuning half.
+        program = build(load(GOLDEN / name / "compiled.hlo.pb.gz"))
+        cycles, placed = readback.cycles(program.module), placements(program)
+        target, counts = TARGETS["tpu-v5e"], instruction_costs(program)
+        told = [i for i in program.instructions if i.name in cycles]
+        seconds = sum(cycles[i.name] * i.trip_count for i in told) / target.clock_hz
+        errors = []
+        for model in (calibrated(counts, target), analytic(counts, target)):
+            found = sum(
+                model.elapsed(i.time, placed[i.time]) * i.trip_count for i in told
+            )
+            errors.append(abs(np.log(found / seconds)))
+        assert errors[0] < errors[1]
 
 
 def test_instructions_without_observations_stay_analytic() -> None:
