@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mallocgame import climb, planner, priority, relaxation, rollout
+import solvers
+from mallocgame import climb, planner, priority, relaxation, rollout, strategies
 from mallocgame.instance import Problem
 from mallocgame.msa import seed as msa_seed
 from mallocgame.rollout import Outcome, Plan
 from mallocgame.types import DROP, Instance, State
+from solvers.command.units import Budget, Meter
 
 _Tree = TypeVar("_Tree", Outcome, State, Plan)
-
-STRATEGIES = ("auto", "climb", "mcts", "msa", "greedy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Settings:
     """How the search is run.
 
     Attributes:
-        strategy: one of `STRATEGIES`; `auto` takes turns between climbing and planning.
+        strategy: one of `strategies.ALL`. One of the engine's starts anew with each search.
         seed: root of all randomness.
         lanes: games side by side.
         num_simulations: of planning, per searched turn.
@@ -116,7 +116,10 @@ def search(
         jnp.int32(0),
     )
     yield Step(len(start), best, lanes)
-    if settings.strategy in ("msa", "greedy"):
+    if settings.strategy in strategies.SINGLE:
+        return
+    if settings.strategy not in strategies.OWN:
+        yield from _by_engine(problem, start, settings, done, best)
         return
     turn = 0
     while not done():
@@ -143,6 +146,38 @@ def search(
                 outcome = _play(problem.instance, episodes.plan)
                 best = _better(best, _row(outcome, index), "mcts")
             yield Step(spent, best, lanes)
+
+
+def _by_engine(
+    problem: Problem,
+    start: dict[str, Found],
+    settings: Settings,
+    done: Callable[[], bool],
+    best: Found,
+) -> Iterator[Step]:
+    """The search by a strategy of `solvers`.
+
+    Raises:
+        ValueError: in one line, if that strategy can't search mappings.
+    """
+    from mallocgame import space
+
+    given = space.search_problem(problem, start)
+    meter = Meter(Budget(simulations=_ENDLESS), interrupted=done)
+    watched = solvers.watch(
+        given, settings.strategy, meter, settings.seed, keep=settings.lanes
+    )
+    for progress in watched:
+        to_plan = functools.partial(space.to_plan, problem.instance)
+        plans = jax.vmap(to_plan)(progress.genomes)
+        costs = jnp.asarray(progress.costs[:, 0], jnp.float32)
+        if float(costs[0]) < best.seconds:
+            outcome = _play(problem.instance, _stack([_row(plans, 0)]))
+            best = _better(best, _row(outcome, 0), settings.strategy)
+        yield Step(progress.spent, best, climb.Lanes(plans, costs, jnp.int32(0)))
+
+
+_ENDLESS = 2**31  # Simulations; the caller ends the search.
 
 
 def fittest(lanes: climb.Lanes, count: int) -> dict[str, Plan]:

@@ -27,6 +27,7 @@ from mallocgame import (
     knobs,
     mapping,
     relaxation,
+    strategies,
     validate,
 )
 from mallocgame.engine import Found, Settings
@@ -143,7 +144,7 @@ class _Loop:
         return self._result(problem, found, start, verdict)
 
     def _searches_knobs(self) -> bool:
-        return self._flags.knobs and self._flags.strategy not in ("msa", "greedy")
+        return self._flags.knobs and self._flags.strategy not in strategies.SINGLE
 
     def _ground(
         self, program: Program, compiler: Compiler | None, options: Dict[str, str]
@@ -279,7 +280,7 @@ class _Loop:
             if ground.compiler is None or self._is_over():
                 break
             found = {step.found.by: step.found}
-            if settings.strategy not in ("msa", "greedy"):
+            if settings.strategy not in strategies.SINGLE:
                 count = self._num_compiles(ground)
                 found = engine.evaluate(
                     problem, engine.fittest(step.lanes, count), settings
@@ -294,7 +295,7 @@ class _Loop:
             if (
                 self._session.meter.done()
                 or repeats >= _REPEATS
-                or settings.strategy in ("msa", "greedy")
+                or settings.strategy in strategies.SINGLE
             ):
                 break
             rounds += 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from mallocgame import strategies
 from solvers.command import (
     ByteSize,
     Exit,
@@ -37,7 +38,8 @@ class SearchFlags(Flags):
     input: Positional[Annotated[Path, arg(metavar="FILE|DIR")]]
     """A dumped module (*.hlo.pb, gzipped or not), scheduled, or the dump's folder."""
     strategy: str = "auto"
-    """auto (climbing and planning by turns), climb, mcts, msa or greedy."""
+    """auto (climbing and planning by turns), climb, mcts, msa, greedy; or of the engine: random,
+    local, evolution, brkga, predicted."""
     target: str = ""
     """The chip; by default what the dump was made for, else tpu-v5e."""
     fast_bytes: ByteSize | None = None
@@ -96,7 +98,7 @@ def search(flags: SearchFlags, session: Session) -> Report:
         from mallocgame.offload import command
 
         return command.search(flags, session, located)
-    one_of("strategy", flags.strategy, ("auto", "climb", "mcts", "msa", "greedy"))
+    one_of("strategy", flags.strategy, strategies.ALL)
     from mallocgame import inputs
 
     given = inputs.read(flags.input)

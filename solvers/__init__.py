@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from solvers.adapters import evolved, played
-    from solvers.engine import search
+    from solvers.engine import search, watch
     from solvers.problem import Problem
     from solvers.spaces import ChoiceSpace
 
@@ -19,9 +19,10 @@ _HOMES = {
     "evolved": "solvers.adapters",
     "played": "solvers.adapters",
     "search": "solvers.engine",
+    "watch": "solvers.engine",
 }
 
-__all__ = ["ChoiceSpace", "Problem", "evolved", "played", "search"]
+__all__ = ["ChoiceSpace", "Problem", "evolved", "played", "search", "watch"]
 
 
 def __getattr__(name: str) -> Any:

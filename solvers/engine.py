@@ -1,11 +1,11 @@
-"""`search`: a strategy against a problem, within a budget."""
+"""`search`: a strategy against a problem, within a budget; `watch`: the same, batch by batch."""
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -21,6 +21,14 @@ from solvers.store import opened
 
 # Proposals in a row that bring nothing new, after which a strategy has come to its end.
 _PATIENCE = 50
+
+
+class Progress(NamedTuple):
+    """How a search stands: the K cheapest schedules so far, and what the last batch spent."""
+
+    genomes: Genome  # Leading axis K, cheapest first.
+    costs: np.ndarray  # [K, M]
+    spent: int  # Evaluations of the oracle's unit, and simulations.
 
 
 def search(
@@ -59,12 +67,7 @@ def search(
     Raises:
         ValueError: in one line, if strategy, problem and budget don't go together.
     """
-    if isinstance(strategy, str):
-        strategy = strategies.by_name(strategy)
-    key = jax.random.key(key) if isinstance(key, int) else key
     meter = Meter(budget) if isinstance(budget, Budget) else budget
-    _require_end(meter.budget, problem)
-    state = strategy.init(problem, jax.random.fold_in(key, 0))
     with contextlib.ExitStack() as stack:
         if executor is None and workers:
             executor = stack.enter_context(LocalPool(workers, seconds=time_limit))
@@ -79,29 +82,68 @@ def search(
         )
         stack.callback(runner.close)
         ledger = _Ledger(problem, runner, meter)
-        if problem.starts is not None:
-            costs = ledger.measure(problem.starts)
-            if costs is not None:
-                state = strategy.tell(problem, state, problem.starts, costs)
-        turn, idle = 0, 0
-        while not meter.done() and idle < _PATIENCE:
-            turn += 1
-            proposal, state = strategy.ask(
-                problem, state, jax.random.fold_in(key, turn)
-            )
-            before = len(ledger)
-            genomes = spaces.host(proposal.genomes)
-            costs = ledger.measure(genomes)
-            # After the measuring, so that a pass which ends the budget still counts.
-            meter.spend(
-                simulations=proposal.simulations, predictions=proposal.predictions
-            )
-            idle = 0 if len(ledger) > before else idle + 1
+        for _ in _batches(problem, strategy, meter, key, ledger):
             on_progress(len(ledger), ledger.lowest)
-            if costs is None:
-                break
-            state = strategy.tell(problem, state, genomes, costs)
-    return ledger.result()
+        return ledger.result()
+
+
+def watch(
+    problem: Problem,
+    strategy: Strategy | str,
+    budget: Budget | Meter,
+    key: PRNGKeyArray | int = 0,
+    *,
+    keep: int = 8,
+) -> Iterator[Progress]:
+    """Yields how a search in this process stands, after each batch: what `search` would do.
+
+    Args:
+        problem: as in `search`.
+        strategy: as in `search`.
+        budget: as in `search`.
+        key: as in `search`.
+        keep: how many of the cheapest schedules to show.
+
+    Raises:
+        ValueError: as in `search`.
+    """
+    meter = Meter(budget) if isinstance(budget, Budget) else budget
+    ledger = _Ledger(problem, Runner(problem.oracle), meter)
+    for spent in _batches(problem, strategy, meter, key, ledger):
+        yield Progress(*ledger.cheapest(keep), spent)
+
+
+def _batches(
+    problem: Problem,
+    strategy: Strategy | str,
+    meter: Meter,
+    key: PRNGKeyArray | int,
+    ledger: "_Ledger",
+) -> Iterator[int]:
+    """Runs the search; yields after each batch what it spent, in the oracle's unit and simulations."""
+    if isinstance(strategy, str):
+        strategy = strategies.by_name(strategy)
+    key = jax.random.key(key) if isinstance(key, int) else key
+    _require_end(meter.budget, problem)
+    state = strategy.init(problem, jax.random.fold_in(key, 0))
+    if problem.starts is not None:
+        costs = ledger.measure(problem.starts)
+        if costs is not None:
+            state = strategy.tell(problem, state, problem.starts, costs)
+    turn, idle = 0, 0
+    while not meter.done() and idle < _PATIENCE:
+        turn += 1
+        proposal, state = strategy.ask(problem, state, jax.random.fold_in(key, turn))
+        before = len(ledger)
+        genomes = spaces.host(proposal.genomes)
+        costs = ledger.measure(genomes)
+        # After the measuring, so that a pass which ends the budget still counts.
+        meter.spend(simulations=proposal.simulations, predictions=proposal.predictions)
+        idle = 0 if len(ledger) > before else idle + 1
+        yield len(ledger) - before + proposal.simulations
+        if costs is None:
+            break
+        state = strategy.tell(problem, state, genomes, costs)
 
 
 class _Ledger:
@@ -155,6 +197,19 @@ class _Ledger:
         if limit is None:
             return None
         return max(0, limit - int(getattr(self._meter, self._unit)))
+
+    def cheapest(self, count: int) -> tuple[Genome, np.ndarray]:
+        """Returns the cheapest genomes by the first objective, cheapest first, and costs [K, M]."""
+        costs = np.asarray(list(self._costs.values()), np.float64)
+        costs = costs.reshape(-1, self._num_objectives)
+        rows = np.argsort(costs[:, 0], kind="stable")[:count]
+        ends = np.cumsum([len(batch.choices) for batch in self._genomes])
+        batches = np.searchsorted(ends, rows, side="right")
+        chosen = [
+            spaces.take(self._genomes[batch], [row - ends[batch]])
+            for batch, row in zip(batches, rows)
+        ]
+        return spaces.concatenate(chosen), costs[rows]
 
     def result(self) -> SearchResult:
         """Returns what was found."""
