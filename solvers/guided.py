@@ -1,4 +1,7 @@
-"""Predictor-guided search over vectors of choices, for oracles that cost seconds a call.
+"""Predictor-guided search over vectors of choices, for tens of measurements that cost seconds each.
+
+`strategies.predicted` learns an order from scratch and wants a few dozen measurements first; this
+one starts from what other problems of the same kind showed, and pays from the second measurement on.
 
 A vector gives each of K knobs one of its values; value 0 is the default. The predictor is Bayesian
 linear regression of the log of cost over default on which knobs are off their default. Its prior
@@ -10,9 +13,17 @@ best measured vectors that has the largest expected improvement. Nothing is prop
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from solvers.protocols import Genome, Proposal
+
+if TYPE_CHECKING:
+    from jaxtyping import PRNGKeyArray
+
+    from solvers.problem import Problem
 
 Vector = tuple[int, ...]
 Floats = NDArray[np.float64]
@@ -88,6 +99,11 @@ class Guided:
         """The vector of all defaults."""
         return (0,) * len(self._sizes)
 
+    @property
+    def knows_default(self) -> bool:
+        """Whether the default was measured, which everything is compared with."""
+        return math.isfinite(self._measured.get(self.default, math.inf))
+
     def tell(self, vector: Vector, cost: float) -> None:
         """Records a measurement; an infinite cost says that it failed, which counts as a loss."""
         self._measured[vector] = cost
@@ -146,6 +162,49 @@ class Guided:
         for one in parents:
             for other in parents:
                 yield tuple(b or a for a, b in zip(one, other, strict=True))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Informed:
+    """`Guided` as a strategy of the engine: one schedule a turn, the default (all zeros) first.
+
+    Attributes:
+        prior: what other problems showed; None expects nothing.
+    """
+
+    prior: Prior | None = None
+
+    def init(self, problem: "Problem", key: "PRNGKeyArray") -> Guided:
+        """Returns a search that has measured nothing.
+
+        Raises:
+            ValueError: if there are values, or several objectives.
+        """
+        if problem.space.num_values or problem.oracle.num_objectives != 1:
+            raise ValueError("a guided search has choices only, and one objective")
+        sizes = problem.space.sizes
+        return Guided(sizes, self.prior or Prior.flat(sizes))
+
+    def ask(
+        self, problem: "Problem", state: Guided, key: "PRNGKeyArray"
+    ) -> tuple[Proposal, Guided]:
+        """Returns the default, then the vector of largest expected improvement."""
+        vector = state.propose() if state.knows_default else state.default
+        # With nothing left it repeats itself, which ends the search.
+        chosen = np.array([vector or state.default], np.int32)
+        return Proposal(Genome(chosen, np.zeros((1, 0), np.float32))), state
+
+    def tell(
+        self,
+        problem: "Problem",
+        state: Guided,
+        genomes: Genome,
+        costs: Floats,
+    ) -> Guided:
+        """Records the costs."""
+        for row, cost in zip(np.asarray(genomes.choices), costs[:, 0], strict=True):
+            state.tell(tuple(map(int, row)), float(cost))
+        return state
 
 
 def _expected_improvement(margin: Floats, deviation: Floats) -> Floats:

@@ -1,5 +1,6 @@
 """The strategies by name. A domain's own is any object of `solvers.protocols.Strategy`."""
 
+from solvers.guided import Informed
 from solvers.protocols import Strategy
 from solvers.strategies.brkga import RandomKey
 from solvers.strategies.covariance import CovarianceAdaptation
@@ -18,6 +19,7 @@ STRATEGIES: dict[str, Strategy] = {
     "beam": Beam(),
     "mcts": Mcts(),
     "predicted": Predicted(),
+    "guided": Informed(),
 }
 
 
@@ -39,6 +41,7 @@ __all__ = [
     "Beam",
     "CovarianceAdaptation",
     "Evolution",
+    "Informed",
     "Local",
     "Mcts",
     "Predicted",

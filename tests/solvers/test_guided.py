@@ -6,8 +6,11 @@ import math
 import numpy as np
 import pytest
 
+import solvers
 from solvers import guided as guiding
+from solvers.command.units import Budget
 from solvers.guided import Guided, Prior
+from solvers.protocols import Genome, Measurement, Unit
 
 SIZES = (3, 2, 4, 3)
 # Change of the log of the cost by knob and value; additive, so the optimum is each knob's best.
@@ -113,3 +116,24 @@ def test_expected_improvement_is_the_mean_of_what_is_gained() -> None:
 def test_a_prior_of_other_knobs_is_refused() -> None:
     with pytest.raises(ValueError, match="2 priors for 1"):
         Guided((2,), Prior.flat((2, 2)))
+
+
+def test_as_a_strategy_of_the_engine_it_finds_the_same() -> None:
+    asked = _search(Guided(SIZES, Prior.flat(SIZES)), 12)
+    problem = solvers.Problem(
+        space=solvers.ChoiceSpace(sizes=SIZES), oracle=_Known(), starts=None
+    )
+    result = solvers.search(problem, "guided", Budget(measurements=13))
+    assert [tuple(row) for row in result.genomes.choices] == [(0, 0, 0, 0), *asked]
+    assert result.costs[0] == min(map(_cost, [(0, 0, 0, 0), *asked]))
+
+
+class _Known:
+    """`_cost` as an oracle."""
+
+    digest = "known"
+    num_objectives = 1
+    unit: Unit = "measurements"
+
+    def measure(self, genomes: Genome) -> list[Measurement]:
+        return [Measurement((_cost(tuple(map(int, c))),)) for c in genomes.choices]

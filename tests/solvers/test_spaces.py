@@ -22,6 +22,7 @@ from solvers.strategies import (
     Beam,
     CovarianceAdaptation,
     Evolution,
+    Informed,
     Local,
     Mcts,
     Predicted,
@@ -221,6 +222,7 @@ _SMALL = {
         ),
         "nk",
     ),
+    "guided": (Informed(), "nk"),
 }
 
 
