@@ -160,6 +160,9 @@ class _Loop:
             if self._given.compiled is None:
                 return ground, None
             ground.observe(self._given.compiled)
+            if self._flags.fast_bytes is not None:
+                # The compiler's own is for another capacity: no peer, and nothing to hand over.
+                return ground, None
             return ground, judge(self._given.compiled, self._target)
         self._default = self._compiler.default()
         self._session.meter.spend(measurements=1)

@@ -163,7 +163,8 @@ def _layers(result: "Result") -> list[Layer]:
         "handed over" if result.hand_over == "mapping" else "searched, not handed over"
     )
     layers.append(Layer(name=ours, rectangles=_rectangles(problem, result.mapping)))
-    return [layer for layer in layers if layer.rectangles]
+    # Where nothing fits an empty map says so.
+    return [layer for layer in layers if layer.rectangles] or layers[-1:]
 
 
 def _compilers_layer(name: str, verified: Verified, problem: Problem) -> Layer:

@@ -50,6 +50,24 @@ def _run(
     )
 
 
+def test_where_nothing_fits_everything_stays_slow(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = _run(
+        environment,
+        *(GOLDEN / "mlp", "--out", tmp_path, "--json", "--verify", "never"),
+        *("--fast-bytes", "4KiB", "--budget", "10evals", "--strategy", "climb"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    # The compiler's own mapping is for the chip's capacity.
+    assert found["baselines"]["xla"] is None
+    assert found["best"] == pytest.approx(found["baselines"]["all_slow"])
+    decisions = json.loads((tmp_path / "mapping.json").read_text())["decisions"]
+    assert decisions and {decision["action"] for decision in decisions} == {"Drop"}
+    assert (tmp_path / "report.html").exists()
+
+
 def _mlp() -> pb.Module:
     return parse(MLP.read_bytes())
 
