@@ -26,6 +26,7 @@ from mallocgame import (
     inputs,
     knobs,
     mapping,
+    offsets,
     relaxation,
     strategies,
     validate,
@@ -414,7 +415,6 @@ class _Loop:
     ) -> Result:
         chosen = self._best_candidate()
         final = mapping.from_state(problem, found.state)
-        validate.require_valid(problem, final)
         hand_over, best, by = "mapping", found.seconds, found.by
         if chosen is not None:
             # Compared with the compiler's own by the judge of both.
@@ -431,6 +431,8 @@ class _Loop:
             self._notes.append(
                 "nothing found beats the compiler's own: it is handed over"
             )
+        final = offsets.packed(problem, final, self._flags.seed)
+        validate.require_valid(problem, final)
         simulator_bound = relaxation.lower_bound(problem)
         bound: float | None = simulator_bound
         is_judged = chosen is not None or hand_over == "default"

@@ -7,7 +7,7 @@ from typing import Any
 from compiler.backends import overrides as msa
 from compiler.cost.judge import Verdict
 from compiler.targets import Target
-from mallocgame import inputs, mapping, overrides
+from mallocgame import inputs, mapping, offsets, overrides
 from mallocgame.instance import Problem
 from mallocgame.mapping import Mapping
 from mallocgame.verify import Verified
@@ -132,6 +132,7 @@ class Result:
             "hand_over": self.hand_over,
             "cost_source": self.problem.costs.source,
             "capacity_bytes": self.problem.capacity,
+            "used_bytes": offsets.height(self.problem, self.mapping),
             "accesses": len(self.problem.accesses),
             "notes": self.notes,
             "simulator_bound": self.simulator_bound,
