@@ -8,6 +8,7 @@ A kernel density over real images is a mixture with one component per image. Axe
 D dimensions, B samples.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -66,10 +67,11 @@ def denoised(
 def denoiser(mixture: Mixture) -> Denoise:
     """Returns the exact model of a mixture; `cond` is None or class labels [B], -1 for any."""
 
-    def denoise(x: Array, point: Point, cond: Any) -> Array:
-        return denoised(mixture, x, point.alpha, point.sigma, cond)
+    return functools.partial(_denoise, mixture)
 
-    return denoise
+
+def _denoise(mixture: Mixture, x: Array, point: Point, cond: Any) -> Array:
+    return denoised(mixture, x, point.alpha, point.sigma, cond)
 
 
 def draw(mixture: Mixture, key: PRNGKeyArray, count: int) -> Float[Array, "B D"]:

@@ -76,7 +76,7 @@ class ScheduleSpace:
             )
 
     @property
-    def _ends(self) -> tuple[float, float]:
+    def ends(self) -> tuple[float, float]:
         low, high = (
             float(self.noise.log_snr(t)) for t in (self.noise.start, self.noise.end)
         )
@@ -85,7 +85,7 @@ class ScheduleSpace:
     def sample(self, key: PRNGKeyArray) -> Genome:
         """Returns a random genome: a jittered uniform grid, decisions at random. Consumes the key."""
         keys = iter(jax.random.split(key, 8))
-        steps, (low, high) = self.evaluations + 1, self._ends
+        steps, (low, high) = self.evaluations + 1, self.ends
         gaps = jax.random.uniform(next(keys), (steps,), minval=0.5, maxval=1.5)
         position = jnp.cumsum(gaps)[:-1] / jnp.sum(gaps)
         first = jax.random.randint(next(keys), (), 0, len(FIRST))
@@ -179,7 +179,7 @@ class ScheduleSpace:
         genome = jax.tree.map(np.asarray, genome)
         first = FIRST[int(genome.first)]
         skip = 0 if first != "network" else 1
-        low, high = self._ends
+        low, high = self.ends
         snr = np.concatenate([[low], genome.log_snr[skip:].astype(np.float64), [high]])
         times = np.asarray(self.noise.time(snr), np.float64)
         times[0], times[-1] = self.noise.start, self.noise.end
@@ -268,7 +268,7 @@ class ScheduleSpace:
 
     def _within(self, snr: Float[Array, " E"]) -> Float[Array, " E"]:
         """Sorted, inside the ends, and no two closer than can be divided by."""
-        low, high = self._ends
+        low, high = self.ends
         gap = 1e-3 * (high - low)
         places = jnp.arange(1, self.evaluations + 1) * gap
         room = high - low - (self.evaluations + 1) * gap
@@ -276,7 +276,7 @@ class ScheduleSpace:
         return low + places + jax.lax.cummax(inner)
 
     def _points(self, genome: Genome) -> "_Points":
-        low, high = self._ends
+        low, high = self.ends
         plain = genome.first == 0
         inner = genome.log_snr.at[0].set(jnp.where(plain, low, genome.log_snr[0]))
         ends = jnp.asarray([low]), jnp.asarray([high])

@@ -62,11 +62,14 @@ class Simulator:
             the schedule is not feasible.
         instance: passed on as an argument, so that equal shapes compile once.
         num_objectives: M.
+        one_by_one: whether genomes of a batch are evaluated one after another, not side by side:
+            for functions that fill the machine, or its memory, by themselves.
     """
 
     cost_fn: CostFn
     instance: Any = ()
     num_objectives: int = 1
+    one_by_one: bool = False
 
     @property
     def unit(self) -> Unit:
@@ -92,11 +95,12 @@ class Simulator:
         return content.hexdigest()
 
     def measure(self, genomes: Genome) -> Sequence[Measurement]:
-        """Returns the costs of a batch, computed at once, padded to a power of two."""
+        """Returns the costs of a batch, computed by one call, padded to a power of two."""
         count = genomes.choices.shape[0]
         size = max(_MIN_BATCH, 1 << (count - 1).bit_length())
         padded = Genome(*(_repeat_last(np.asarray(x), size) for x in genomes))
-        costs = np.asarray(evaluate(self.cost_fn, self.instance, padded))[:count]
+        measured = evaluate(self.cost_fn, self.instance, padded, self.one_by_one)
+        costs = np.asarray(measured)[:count]
         if costs.shape[1] != self.num_objectives:
             raise ValueError(
                 f"the cost function returns {costs.shape[1]} costs, not {self.num_objectives}"
@@ -110,10 +114,15 @@ class Simulator:
         ]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def evaluate(cost_fn: CostFn, instance: Any, genomes: Genome) -> Float[Array, "B M"]:
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def evaluate(
+    cost_fn: CostFn, instance: Any, genomes: Genome, one_by_one: bool = False
+) -> Float[Array, "B M"]:
     """Returns the costs of a batch of genomes."""
-    costs = jax.vmap(cost_fn, (None, 0))(instance, genomes)
+    if one_by_one:
+        costs = jax.lax.map(lambda genome: cost_fn(instance, genome), genomes)
+    else:
+        costs = jax.vmap(cost_fn, (None, 0))(instance, genomes)
     return costs.reshape(costs.shape[0], -1).astype(jnp.float32)
 
 
