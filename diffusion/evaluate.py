@@ -205,3 +205,13 @@ def baselines(
         }
         for family, variants in BASELINES.items()
     }
+
+
+def best_of_families(
+    noise: NoiseSchedule, evaluations: int, sets: Sets
+) -> list[Result]:
+    """Returns the best of each published family at this budget, chosen on the select set."""
+    return [
+        report(family, tables, sets)
+        for family, tables in baselines(noise, evaluations).items()
+    ]

@@ -128,6 +128,7 @@ def _batches(
     state = strategy.init(problem, jax.random.fold_in(key, 0))
     if problem.starts is not None:
         costs = ledger.measure(problem.starts)
+        yield len(ledger)
         if costs is not None:
             state = strategy.tell(problem, state, problem.starts, costs)
     turn, idle = 0, 0
