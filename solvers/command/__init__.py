@@ -30,6 +30,7 @@ from solvers.command.files import (
     write_json,
     write_text,
 )
+from solvers.command.flags import BudgetFlag, ByteSize, Flags, one_of
 from solvers.command.interrupt import Interrupt
 from solvers.command.jit import keep_compiled
 from solvers.command.result import (
@@ -40,16 +41,8 @@ from solvers.command.result import (
     Verified,
     failure_object,
 )
-from solvers.command.runner import (
-    BudgetFlag,
-    ByteSize,
-    Flags,
-    Session,
-    environment,
-    one_of,
-    run,
-    version,
-)
+from solvers.command.runner import run
+from solvers.command.session import Session, environment, version
 from solvers.command.units import (
     Budget,
     Meter,

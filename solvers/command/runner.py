@@ -1,243 +1,33 @@
-"""Flags that all search commands share, and the one place where a command ends."""
+"""The one place where a command begins and ends."""
 
 import contextlib
-import importlib.metadata
 import io
 import os
 import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Annotated, Any, TypeVar
+from typing import IO
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, arg
-from tyro.constructors import PrimitiveConstructorSpec
+from tyro.conf import FlagCreatePairsOff
 
 from solvers.command import files
-from solvers.command.console import Console, Progress, one_line, reader_may_leave
+from solvers.command.console import Console, one_line, reader_may_leave
+from solvers.command.flags import Flags, FlagsT
 from solvers.command.interrupt import Interrupt
 from solvers.command.result import (
-    SCHEMA_VERSION,
     Exit,
     Failure,
     Report,
-    Verified,
     failure_object,
 )
-from solvers.command.units import Budget, Meter, exact_bytes, parse_bytes
+from solvers.command.session import Session, version
 
-_MAX_SEED = 2**32 - 1
 _PATIENCE = 1.0  # Seconds.
 _SHOW_CURSOR = "\x1b[?25h"
-
-BudgetFlag = Annotated[
-    Budget,
-    PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="BUDGET",
-        instance_from_str=lambda words: Budget.parse(words[0]),
-        is_instance=lambda value: isinstance(value, Budget),
-        str_from_instance=lambda budget: [str(budget)],
-    ),
-]
-"""Type of a flag that takes a budget."""
-
-ByteSize = Annotated[
-    int,
-    PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="SIZE",
-        instance_from_str=lambda words: parse_bytes(words[0]),
-        is_instance=lambda value: isinstance(value, int),
-        str_from_instance=lambda size: [exact_bytes(size)],
-    ),
-]
-"""Type of a flag that takes a size: `64MiB`; the value is in bytes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flags:
-    """The flags of every search command; a domain's own dataclass extends them."""
-
-    budget: BudgetFlag = Budget(seconds=60.0)
-    """What the search may spend: 30s, 5m, 2000evals, 8compiles, or 5m,8compiles."""
-    strategy: str = "auto"
-    """The engine that searches."""
-    seed: int = 0
-    """The root of all randomness."""
-    target: str = ""
-    """The machine to search for."""
-    out: Annotated[Path | None, arg(metavar="DIR")] = None
-    """The folder to write into; runs/COMMAND/INPUT if not given."""
-    json: bool = False
-    """Print exactly one JSON object on stdout."""
-    resume: bool = False
-    """Go on with the search that --out holds."""
-    quiet: bool = False
-    """No progress, no notes, no table."""
-    debug: bool = False
-    """Show the traceback of an internal failure."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed <= _MAX_SEED:
-            raise ValueError(f"--seed must lie in 0..{_MAX_SEED}, not {self.seed}")
-
-
-FlagsT = TypeVar("FlagsT", bound=Flags)
-
-
-class Session:
-    """What a running command has at hand.
-
-    Attributes:
-        name: of the command, such as `mallocgame.search`.
-        flags: the flags common to all commands.
-        out: the folder to write into; it exists and can be written.
-        interrupt: set once the user asked to stop.
-        meter: counts against `flags.budget`, since the command started; an interrupt
-            ends it too.
-        console: notes, tables and progress.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        flags: Flags,
-        *,
-        out: Path,
-        interrupt: Interrupt,
-        console: Console,
-    ) -> None:
-        self.name = name
-        self.flags = flags
-        self.out = out
-        self.interrupt = interrupt
-        self.meter = Meter(flags.budget, interrupted=interrupt.is_set)
-        self.console = console
-        self._at_exit: list[Callable[[], None]] = []
-
-    def note(self, text: str) -> None:
-        """Writes one line to stderr, unless `--quiet`."""
-        self.console.note(text)
-
-    def table(
-        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
-    ) -> None:
-        """Writes a table for a person; nothing under `--json` or `--quiet`."""
-        self.console.table(title, columns, rows)
-
-    def progress(self, title: str) -> contextlib.AbstractContextManager[Progress]:
-        """Shows a bar of the budget spent; nothing without a terminal."""
-        return self.console.progress(title, self.meter)
-
-    def at_exit_now(self, action: Callable[[], None]) -> None:
-        """Has `action` called if a second signal ends the process at once.
-
-        It runs in another thread and must not wait: to kill a child process, say.
-        """
-        self._at_exit.append(action)
-
-    def begin(self, identity: Mapping[str, Any]) -> bool:
-        """Records what this run is, and says whether it continues an earlier one.
-
-        `config.json` in `--out` holds the record. The command, the seed, the strategy
-        and the target are part of it; the budget may differ when a run goes on.
-
-        Args:
-            identity: what else decides the result, such as the digest of the input.
-
-        Returns:
-            True if `--resume` was given and `--out` holds a run of the same identity.
-
-        Raises:
-            Failure: status 2, if it holds a run of another identity.
-        """
-        path = self.out / "config.json"
-        flags = self.flags
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "command": self.name,
-            "seed": flags.seed,
-            "strategy": flags.strategy,
-            "target": flags.target,
-        } | dict(identity)
-        if flags.resume and path.exists():
-            before = files.read_json(path)
-            if not isinstance(before, dict):
-                before = {}
-            # Compare what JSON keeps: tuples come back as lists, paths as text.
-            now = _as_json(record)
-            changed = sorted(k for k in now if before.get(k) != now[k])
-            if changed:
-                raise Failure(
-                    "resume_mismatch",
-                    f"--resume: {self.out} holds a run with another "
-                    f"{', '.join(changed)}; choose another --out or leave out --resume",
-                    Exit.USAGE,
-                )
-            return True
-        if flags.resume:
-            self.note(f"nothing to resume in {self.out}: starting afresh")
-        files.write_json(path, record)
-        return False
-
-    def report(
-        self,
-        *,
-        input: str | Path,
-        unit: str,
-        baselines: Mapping[str, float | None],
-        default: str,
-        best: float,
-        bound: float | None,
-        artifacts: Mapping[str, Path],
-        verified: Verified | None = None,
-        strategy: str | None = None,
-        target: str | None = None,
-        extra: Mapping[str, Any] | None = None,
-    ) -> Report:
-        """Returns the result to end with; `Report` says what the fields mean.
-
-        What the session knows is filled in: command, version, seed, the meter's counts
-        and wall time, the flags' strategy and target unless given, and the further keys
-        `budget` and `environment`.
-        """
-        return Report(
-            command=self.name,
-            version=version(),
-            input=str(input),
-            target=self.flags.target if target is None else target,
-            seed=self.flags.seed,
-            strategy=self.flags.strategy if strategy is None else strategy,
-            unit=unit,
-            baselines=baselines,
-            default=default,
-            best=best,
-            bound=bound,
-            verified=verified,
-            evaluations=self.meter.evaluations(),
-            wall_seconds=self.meter.seconds,
-            artifacts=artifacts,
-            extra={
-                "budget": {
-                    "asked": str(self.flags.budget),
-                    "deterministic": self.flags.budget.deterministic,
-                    "ended_by": self.meter.ended,
-                },
-                "environment": environment(),
-            }
-            | dict(extra or {}),
-        )
-
-    def exit_now(self) -> None:
-        """Carries out what `at_exit_now` was given."""
-        for action in self._at_exit:
-            with contextlib.suppress(Exception):
-                action()
 
 
 def run(
@@ -263,38 +53,6 @@ def run(
     args = sys.argv[1:] if args is None else list(args)
     with _Ending(name, json=_asks_for_json(args)) as ending:
         return ending.run(search, flags_type, args)
-
-
-def version() -> str:
-    """Returns the version of the installed toolkit."""
-    try:
-        return importlib.metadata.version("schedule-zero")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def environment() -> dict[str, str]:
-    """Returns the versions that a result may depend on, importing none of them."""
-    found = {"python": sys.version.split()[0], "platform": sys.platform}
-    for package in ("jax", "jaxlib", "libtpu", "numpy", "schedule-zero"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
-
-
-def one_of(flag: str, value: str, known: Sequence[str]) -> str:
-    """Returns `value` if it is known.
-
-    Raises:
-        Failure: status 2, listing the known names.
-    """
-    if value not in known:
-        raise Failure(
-            f"unknown_{flag.strip('-').replace('-', '_')}",
-            f"{flag} {value}: not known; known are {', '.join(known)}",
-            Exit.USAGE,
-        )
-    return value
 
 
 class _Ending:
@@ -487,14 +245,6 @@ def _default_out(name: str, flags: Flags) -> Path:
     source = str(getattr(flags, "input", "") or "run")
     stem = "stdin" if source == "-" else Path(source).resolve().stem
     return Path("runs") / name.split(".")[0] / (stem or "run")
-
-
-def _as_json(record: Mapping[str, Any]) -> dict[str, Any]:
-    import json
-
-    loaded = json.loads(files.to_json(record))
-    assert isinstance(loaded, dict)
-    return loaded
 
 
 def _condense(said: str) -> str:
