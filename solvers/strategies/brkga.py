@@ -10,13 +10,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from solvers import pareto, spaces
 from solvers.problem import Problem
-from solvers.protocols import Genome, Proposal, SearchSpace
+from solvers.protocols import Genome, SearchSpace
 from solvers.strategies import population
-from solvers.strategies.population import Population
+from solvers.strategies.population import Breeder, Population
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomKey:
+class RandomKey(Breeder):
     """One generation at a time; every member but the elite is replaced.
 
     Genes are inherited one by one, choices like keys; nothing is mutated but by strangers.
@@ -33,17 +33,11 @@ class RandomKey:
     strangers: float = 0.15
     bias: float = 0.7
 
-    def init(self, problem: Problem, key: PRNGKeyArray) -> Population:
-        """Nobody yet."""
-        return population.empty(problem.space, self.size, problem.oracle.num_objectives)
-
-    def ask(
-        self, problem: Problem, state: Population, key: PRNGKeyArray
-    ) -> tuple[Proposal, Population]:
+    def children(
+        self, space: SearchSpace, key: PRNGKeyArray, parents: Population
+    ) -> Genome:
         """Returns the members of the next generation that are not elite."""
-        if int(state.told) < self.size:
-            return Proposal(spaces.sample(problem.space, key, self.size)), state
-        return Proposal(_generation(self, problem.space, key, state)), state
+        return _generation(self, space, key, parents)
 
     def tell(
         self, problem: Problem, state: Population, genomes: Genome, costs: np.ndarray

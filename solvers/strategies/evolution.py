@@ -8,15 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from solvers import spaces
 from solvers.problem import Problem
-from solvers.protocols import Genome, Proposal, SearchSpace
+from solvers.protocols import Genome, SearchSpace
 from solvers.strategies import population
-from solvers.strategies.population import Population
+from solvers.strategies.population import Breeder, Population
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evolution:
+class Evolution(Breeder):
     """Ageing evolution, a batch of children at a time.
 
     Attributes:
@@ -31,17 +30,16 @@ class Evolution:
     entrants: int = 12
     crossing: float = 0.5
 
-    def init(self, problem: Problem, key: PRNGKeyArray) -> Population:
-        """Nobody yet."""
-        return population.empty(problem.space, self.size, problem.oracle.num_objectives)
+    @property
+    def samples(self) -> int:
+        """A batch."""
+        return self.batch
 
-    def ask(
-        self, problem: Problem, state: Population, key: PRNGKeyArray
-    ) -> tuple[Proposal, Population]:
-        """Returns samples until the population is full, then children."""
-        if int(state.told) < self.size:
-            return Proposal(spaces.sample(problem.space, key, self.batch)), state
-        return Proposal(_children(self, problem.space, key, state)), state
+    def children(
+        self, space: SearchSpace, key: PRNGKeyArray, parents: Population
+    ) -> Genome:
+        """Returns mutated children of tournament winners."""
+        return _children(self, space, key, parents)
 
     def tell(
         self, problem: Problem, state: Population, genomes: Genome, costs: np.ndarray

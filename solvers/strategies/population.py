@@ -1,13 +1,15 @@
 """A population of measured genomes, as all evolving strategies keep it. P members, B children."""
 
+import abc
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from solvers import pareto
-from solvers.protocols import Genome, SearchSpace
+from solvers import pareto, spaces
+from solvers.problem import Problem
+from solvers.protocols import Genome, Proposal, SearchSpace
 
 
 class Population(NamedTuple):
@@ -16,6 +18,35 @@ class Population(NamedTuple):
     genomes: Genome  # Leading axis P.
     costs: Float[Array, "P M"]
     told: Int[Array, ""]  # How many were ever put in.
+
+
+class Breeder(abc.ABC):
+    """What strategies that breed have in common: samples until the population is full, then children."""
+
+    size: int  # P.
+
+    def init(self, problem: Problem, key: PRNGKeyArray) -> Population:
+        """Nobody yet."""
+        return empty(problem.space, self.size, problem.oracle.num_objectives)
+
+    def ask(
+        self, problem: Problem, state: Population, key: PRNGKeyArray
+    ) -> tuple[Proposal, Population]:
+        """Returns samples until the population is full, then children."""
+        if int(state.told) < self.size:
+            return Proposal(spaces.sample(problem.space, key, self.samples)), state
+        return Proposal(self.children(problem.space, key, state)), state
+
+    @property
+    def samples(self) -> int:
+        """How many are drawn at a time until the population is full."""
+        return self.size
+
+    @abc.abstractmethod
+    def children(
+        self, space: SearchSpace, key: PRNGKeyArray, parents: Population
+    ) -> Genome:
+        """Returns what to measure next."""
 
 
 def empty(space: SearchSpace, size: int, num_objectives: int) -> Population:
