@@ -139,6 +139,21 @@ def test_same_seed_same_search_and_another_seed_another() -> None:
     assert one.evaluations["simulator"] == 60 and one.ended_by == "simulations"
 
 
+def test_watching_shows_what_a_search_does() -> None:
+    problem, _ = known.nk_problem(10, 2, 1)
+    budget = Budget(simulations=100)
+    found = solvers.search(problem, "evolution", budget, 3)
+    seen = list(solvers.watch(problem, "evolution", budget, 3, keep=5))
+    assert sum(progress.spent for progress in seen) == 100
+    last = seen[-1]
+    np.testing.assert_array_equal(
+        last.costs[:, 0], np.sort(found.history[:, 0], kind="stable")[:5]
+    )
+    assert spaces.keys(last.genomes)[0] == spaces.keys(spaces.take(found.front, [0]))[0]
+    lowest = [progress.costs[0, 0] for progress in seen]
+    assert lowest == sorted(lowest, reverse=True)
+
+
 def test_an_exhausted_space_ends_the_search() -> None:
     problem, optimum = known.nk_problem(3, 1, 0)
     found = solvers.search(problem, "predicted", Budget(simulations=100), 0)
