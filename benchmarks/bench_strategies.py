@@ -19,6 +19,7 @@ import numpy as np
 import solvers
 from benchmarks import shops
 from benchmarks.landscapes import all_costs, nk, nk_cost
+from benchmarks.partition import partition_cost, random_partition
 from solvers.command import Budget
 from solvers.problem import Problem
 from solvers.protocols import Strategy
@@ -82,6 +83,12 @@ def families() -> list[Family]:
             title="NK landscapes, 9 choices of 4, K = 2",
             make=lambda seed: _landscape(9, 2, 4, seed),
             budget=120,
+            strategies=by_name,
+        ),
+        Family(
+            title="Number partitioning, 14 numbers",
+            make=_partition,
+            budget=240,
             strategies=by_name,
         ),
         Family(
@@ -152,6 +159,13 @@ def _landscape(
     space = solvers.ChoiceSpace(sizes=(options,) * length)
     problem = solvers.played(space, nk_cost, instance)
     return problem, float(costs.min()), float(costs.mean())
+
+
+def _partition(seed: int) -> tuple[Problem, float, float]:
+    numbers, costs = random_partition(14, seed)
+    space = solvers.ChoiceSpace(sizes=(2,) * 14)
+    problem = solvers.played(space, partition_cost, numbers)
+    return problem, float(costs[0]), float(costs.mean())
 
 
 def _shop(seed: int) -> tuple[Problem, float, float]:

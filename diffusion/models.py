@@ -7,13 +7,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from diffusion import problems
+from diffusion import problems, weights
 from diffusion.noise import NoiseSchedule
 from diffusion.prediction import Denoise
 from diffusion.problems import Problem
 from solvers.command import Exit, Failure, one_of
 
-NAMES = ("digits", "smooth", "fashion")
+NAMES = ("digits", "digits-mlp", "fashion", "fashion-unet", "smooth")
+_PRETRAINED = {"digits-mlp": "digits_mlp", "fashion-unet": "fashion_unet"}
 
 
 def of_denoiser(
@@ -41,8 +42,8 @@ def load(name: str, data: Path | None = None) -> Problem:
     """Returns the problem that `--model` names.
 
     Args:
-        name: one of `NAMES`, or MODULE:FUNCTION; the function takes nothing and returns a `Problem`
-            (see `of_denoiser`).
+        name: one of `NAMES`; a network's card, FILE.json, that `diffusion.train` wrote; or
+            MODULE:FUNCTION: the function takes nothing and returns a `Problem` (see `of_denoiser`).
         data: the folder of Fashion-MNIST's files, for "fashion".
 
     Raises:
@@ -50,7 +51,11 @@ def load(name: str, data: Path | None = None) -> Problem:
     """
     if ":" in name:
         return _own(name)
+    if name.endswith(".json"):
+        return _of_card(name, Path(name))
     one_of("model", name, NAMES)
+    if name in _PRETRAINED:
+        return _of_card(name, weights.PRETRAINED / f"{_PRETRAINED[name]}.json")
     if name == "digits":
         return problems.digits_density()
     if name == "smooth":
@@ -67,6 +72,18 @@ def load(name: str, data: Path | None = None) -> Problem:
         raise Failure(
             "unreadable_data", f"{data}: {error.strerror or error}", Exit.NOT_FOUND
         ) from None
+
+
+def _of_card(name: str, card: Path) -> Problem:
+    try:
+        trained = weights.load(card)
+    except OSError as error:
+        raise Failure(
+            "unreadable_model",
+            f"--model {name}: {error.filename}: {error.strerror}",
+            Exit.NOT_FOUND,
+        ) from None
+    return of_denoiser(name, trained.denoise(), trained.noise, trained.config.shape)
 
 
 def _own(name: str) -> Problem:

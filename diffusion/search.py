@@ -41,8 +41,9 @@ class SearchFlags(Flags):
     measured beside it; the best of them is handed over if nothing found is better.
     """
 
-    model: Annotated[str, arg(metavar="NAME|MODULE:FUNCTION")]
-    """digits, smooth or fashion; or a function that returns a diffusion.problems.Problem."""
+    model: Annotated[str, arg(metavar="NAME|FILE.json|MODULE:FUNCTION")]
+    """digits, digits-mlp, fashion, fashion-unet or smooth; what diffusion.train wrote; or a function that
+    returns a diffusion.problems.Problem."""
     nfe: int = 5
     """Network evaluations of one sample."""
     strategy: str = "evolution"

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from muzero.agents import make_agent
-    from muzero.checkpoints import load_params
     from muzero.config import LearnConfig, NetworkConfig, SearchConfig, TrainConfig
     from muzero.encoders import Tokens
     from muzero.guide import guided
     from muzero.task import Task
     from muzero.training import Trainer
+    from solvers.checkpoints import load_params
 
 _HOMES = {
     "LearnConfig": "muzero.config",
@@ -29,7 +29,7 @@ _HOMES = {
     "TrainConfig": "muzero.config",
     "Trainer": "muzero.training",
     "guided": "muzero.guide",
-    "load_params": "muzero.checkpoints",
+    "load_params": "solvers.checkpoints",
     "make_agent": "muzero.agents",
 }
 

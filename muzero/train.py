@@ -28,9 +28,9 @@ from solvers.command import (
 if TYPE_CHECKING:  # JAX takes seconds to import; `--help` shall not.
     import numpy as np
 
-    from muzero.checkpoints import Checkpoints
     from muzero.task import Task
     from muzero.training import Trainer, TrainState
+    from solvers.checkpoints import Checkpoints
 
 _NAME = "muzero.train"
 _CHECKPOINTS = "checkpoints"
@@ -91,8 +91,8 @@ def train(flags: TrainFlags, session: Session) -> Report:
     keep_compiled()
     task = find_task(flags)
     from muzero.agents import Kind, make_agent
-    from muzero.checkpoints import Checkpoints
     from muzero.training import Trainer
+    from solvers.checkpoints import Checkpoints
 
     kind: Kind = "learned-model" if flags.strategy == "learned-model" else "true-game"
     trainer = Trainer(agent=make_agent(kind, task), config=flags.config)
@@ -164,8 +164,8 @@ def _iterate(
     checkpoints: "Checkpoints",
 ) -> "TrainState":
     """Trains until the budget or the iterations end, and leaves a checkpoint."""
-    from muzero.metrics import Metrics
     from muzero.task import row
+    from solvers.metrics import Metrics
 
     config, meter = flags.config, session.meter
     steps = trainer.agent.game.num_decisions(row(task.instances, 0))

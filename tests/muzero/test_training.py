@@ -13,9 +13,9 @@ import pytest
 
 from muzero import learner, targets
 from muzero.agents import KINDS, Kind, make_agent
-from muzero.checkpoints import CheckpointError, Checkpoints, load_params
 from muzero.task import row
 from muzero.training import Trainer, TrainState
+from solvers.checkpoints import CheckpointError, Checkpoints, load_params
 from tests.muzero import knapsack
 from tests.muzero.knapsack import CONFIG, ITERATIONS, SKIP, TAKE
 

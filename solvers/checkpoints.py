@@ -9,15 +9,18 @@ import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
-from muzero.training import TrainState
 from solvers.command.result import Exit
 
 FORMAT = 1  # Of what a checkpoint holds; raised when an old one can't be read any more.
+
+
+# A named tuple of arrays that has at least `iteration` and `params`.
+StateT = TypeVar("StateT", bound=tuple[Any, ...])
 
 
 class CheckpointError(ValueError):
@@ -57,7 +60,7 @@ class Checkpoints:
         found: int | None = self._manager.latest_step()
         return found
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: Any) -> None:
         """Writes a state, unless that iteration's is there; on return it is on disk."""
         iteration = int(state.iteration)
         if iteration == self.newest:
@@ -73,15 +76,16 @@ class Checkpoints:
         )
         self._manager.wait_until_finished()
 
-    def restore(self, like: TrainState) -> TrainState:
+    def restore(self, like: StateT) -> StateT:
         """Returns the newest state.
 
         Args:
-            like: a state of the same shapes.
+            like: a state of the same shapes: a named tuple with `iteration` and `params`.
 
         Raises:
             CheckpointError: if it is damaged or of another run.
         """
+        given: Any = like
         with _read(self._folder, self.newest):
             about = self._manager.restore(
                 self.newest, args=ocp.args.Composite(about=ocp.args.JsonRestore())
@@ -90,11 +94,11 @@ class Checkpoints:
             found = self._manager.restore(
                 self.newest,
                 args=ocp.args.Composite(
-                    params=ocp.args.StandardRestore(_abstract(like.params)),
-                    rest=ocp.args.StandardRestore(_abstract(like._replace(params=()))),
+                    params=ocp.args.StandardRestore(_abstract(given.params)),
+                    rest=ocp.args.StandardRestore(_abstract(given._replace(params=()))),
                 ),
             )
-        state: TrainState = found["rest"]._replace(params=found["params"])
+        state: StateT = found["rest"]._replace(params=found["params"])
         return state
 
 

@@ -1,0 +1,185 @@
+"""Trained networks as files: a safetensors file of numbers, and beside it a JSON card that says what they are.
+
+The card has the digest of the numbers, the configuration of the network, what it was trained on and how.
+Nothing is ever unpickled.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx
+
+from diffusion import networks
+from diffusion import noise as noises
+from diffusion.noise import NoiseSchedule
+from diffusion.prediction import Denoise, from_edm
+from solvers.command import Exit, write_json
+
+SCHEMA_VERSION = 1
+_KIND = "diffusion.network"
+PRETRAINED = Path(__file__).with_name("pretrained")
+
+
+class WeightsError(ValueError):
+    """A network's files that can't be used, in one line."""
+
+    exit_status = int(Exit.INVALID)
+    reason = "bad_weights"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A network that was trained with the preconditioning of Karras et al., 2022.
+
+    Attributes:
+        config: of the network.
+        sigma_data: standard deviation of the data.
+        noise: the noise levels that it was trained for.
+        params: the network's `nnx.State`.
+        about: further entries of the card.
+    """
+
+    config: networks.Config
+    sigma_data: float
+    noise: NoiseSchedule
+    params: nnx.State
+    about: Mapping[str, Any]
+
+    def denoise(self) -> Denoise:
+        """Returns the model as samplers call it; `cond` are the labels, if it has classes."""
+        return from_edm(apply_of(self.config), self.params, self.sigma_data)
+
+
+def apply_of(config: networks.Config) -> Any:
+    """Returns `apply(params, x, t, labels, rngs=None)` of a configuration."""
+    graph, _ = nnx.split(_empty(config))
+
+    def apply(
+        params: nnx.State, x: Any, t: Any, labels: Any = None, rngs: Any = None
+    ) -> Any:
+        return nnx.merge(graph, params)(x, t, labels, rngs=rngs)
+
+    return apply
+
+
+def save(folder: Path, name: str, trained: Trained) -> tuple[Path, Path]:
+    """Writes NAME.safetensors, in half precision, and NAME.json; returns their paths."""
+    flat = {
+        ".".join(map(str, path)): np.asarray(leaf[...], np.float16)
+        for path, leaf in nnx.to_flat_state(trained.params)
+    }
+    numbers = safetensors.numpy.save(flat)
+    path = folder / f"{name}.safetensors"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(numbers)
+    temporary.replace(path)
+    card = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": _KIND,
+        "sha256": hashlib.sha256(numbers).hexdigest(),
+        "network": networks.to_json(trained.config),
+        "sigma_data": trained.sigma_data,
+        "noise": trained.noise.to_json(),
+        **trained.about,
+    }
+    return path, write_json(folder / f"{name}.json", card)
+
+
+def load(card: Path) -> Trained:
+    """Returns the network of a card.
+
+    Args:
+        card: NAME.json, beside NAME.safetensors.
+
+    Raises:
+        WeightsError: in one line, what is wrong with the files.
+        OSError: one of them can't be read.
+    """
+    about = _card(card)
+    path = card.with_suffix(".safetensors")
+    numbers = path.read_bytes()
+    if hashlib.sha256(numbers).hexdigest() != about["sha256"]:
+        raise WeightsError(f"{path} is damaged: it has not the digest that {card} says")
+    try:
+        config = networks.from_json(about["network"])
+        noise = noises.from_json(about["noise"])
+        flat = safetensors.numpy.load(numbers)
+        params = _filled(config, flat)
+        sigma_data = float(about["sigma_data"])
+    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        said = " ".join(str(error).split())
+        raise WeightsError(f"{card}: {type(error).__name__}: {said}") from None
+    known = {"schema_version", "kind", "sha256", "network", "sigma_data", "noise"}
+    return Trained(
+        config=config,
+        sigma_data=sigma_data,
+        noise=noise,
+        params=params,
+        about={key: value for key, value in about.items() if key not in known},
+    )
+
+
+def config_of(path: Path) -> networks.Config:
+    """Returns the configuration in a card, whose numbers are not read, or in a file of its own.
+
+    Raises:
+        WeightsError: there is none in it.
+        OSError: it can't be read.
+    """
+    document = _json(path)
+    network = document.get("network")
+    try:
+        return networks.from_json(network if isinstance(network, dict) else document)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def _card(path: Path) -> dict[str, Any]:
+    card = _json(path)
+    if card.get("kind") != _KIND:
+        raise WeightsError(f"{path} describes no network: its kind is not {_KIND!r}")
+    if card.get("schema_version") != SCHEMA_VERSION:
+        raise WeightsError(
+            f"{path} has schema version {card.get('schema_version')!r}; "
+            f"this reads {SCHEMA_VERSION}"
+        )
+    return card
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path} holds no JSON object")
+    return found
+
+
+def _filled(config: networks.Config, flat: Mapping[str, Any]) -> nnx.State:
+    """Returns the network's state with these numbers."""
+    _, empty = nnx.split(_empty(config))
+    leaves = []
+    for path, leaf in nnx.to_flat_state(empty):
+        name = ".".join(map(str, path))
+        found = flat.get(name)
+        if found is None or found.shape != leaf.shape:
+            said = "missing" if found is None else f"of shape {found.shape}"
+            raise ValueError(f"{name} is {said}, not of shape {leaf.shape}")
+        leaves.append((path, leaf.replace(jax.numpy.asarray(found, leaf.dtype))))
+    if len(leaves) != len(flat):
+        raise ValueError(f"{len(flat) - len(leaves)} arrays too many")
+    return nnx.from_flat_state(leaves)
+
+
+def _empty(config: networks.Config) -> nnx.Module:
+    """Returns the network's structure, without numbers."""
+    return nnx.eval_shape(lambda: networks.build(config, rngs=nnx.Rngs(0)))
