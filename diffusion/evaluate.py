@@ -23,12 +23,19 @@ from diffusion.sampler import sample
 from diffusion.schedule import Schedule
 from diffusion.table import StepTable
 
+# A sampler: decisions, or numbers that follow from none.
+Sampler: TypeAlias = Schedule | StepTable
 # From a noise schedule, a grid and N to a sampler of N evaluations at most.
-Solver: TypeAlias = Callable[[NoiseSchedule, Grid, int], StepTable]
+Solver: TypeAlias = Callable[[NoiseSchedule, Grid, int], Sampler]
 
 
-def _lowered(make: Callable[..., Schedule], **fields: object) -> Solver:
-    return lambda noise, grid, n: lower(make(noise, grid(noise, n), **fields))
+def lowered(sampler: Sampler) -> StepTable:
+    """Returns a sampler's numbers."""
+    return lower(sampler) if isinstance(sampler, Schedule) else sampler
+
+
+def _planned(make: Callable[..., Schedule], **fields: object) -> Solver:
+    return lambda noise, grid, n: make(noise, grid(noise, n), **fields)
 
 
 def _direct(make: Callable[..., StepTable], **fields: object) -> Solver:
@@ -43,10 +50,10 @@ def _heun(noise: NoiseSchedule, grid: Grid, n: int) -> StepTable:
 def _blocks(order: int, prediction: presets.Prediction) -> Solver:
     """Singlestep: the grid is that of the blocks."""
 
-    def make(noise: NoiseSchedule, grid: Grid, n: int) -> StepTable:
+    def make(noise: NoiseSchedule, grid: Grid, n: int) -> Sampler:
         orders = presets.singlestep_orders(n, order)
         times = grid(noise, len(orders))
-        return lower(presets.singlestep(noise, times, orders, prediction=prediction))
+        return presets.singlestep(noise, times, orders, prediction=prediction)
 
     return make
 
@@ -62,7 +69,7 @@ def _variants(
             for name, fields in found.items()
             for value in values
         }
-    return {name: _lowered(make, **fields) for name, fields in found.items()}
+    return {name: _planned(make, **fields) for name, fields in found.items()}
 
 
 _LOWER = (True, False)
@@ -164,7 +171,8 @@ class Result:
     Attributes:
         method: the family, or what searched.
         setting: what was chosen on the select set.
-        table: the sampler.
+        sampler: what was chosen.
+        table: its numbers.
         selected: its error on the select set.
         reported: its error on the report set.
         interval: 95 %, bootstrapped over the report set's noises.
@@ -172,31 +180,32 @@ class Result:
 
     method: str
     setting: str
+    sampler: Sampler
     table: StepTable
     selected: float
     reported: float
     interval: tuple[float, float]
 
 
-def report(method: str, candidates: Mapping[str, StepTable], sets: Sets) -> Result:
+def report(method: str, candidates: Mapping[str, Sampler], sets: Sets) -> Result:
     """Chooses among candidates on the select set, and measures that one on the report set."""
-    scores = {name: sets.select.rmse(table) for name, table in candidates.items()}
+    tables = {name: lowered(sampler) for name, sampler in candidates.items()}
+    scores = {name: sets.select.rmse(table) for name, table in tables.items()}
     chosen = min(scores, key=lambda name: scores[name])
-    errors = sets.report.errors(candidates[chosen])
+    errors = sets.report.errors(tables[chosen])
     return Result(
         method=method,
         setting=chosen,
-        table=candidates[chosen],
+        sampler=candidates[chosen],
+        table=tables[chosen],
         selected=scores[chosen],
         reported=float(metrics.root_mean(errors)),
         interval=metrics.interval(errors, metrics.root_mean),
     )
 
 
-def baselines(
-    noise: NoiseSchedule, evaluations: int
-) -> dict[str, dict[str, StepTable]]:
-    """Returns every family's tables at this budget: all of its variants on all grids."""
+def baselines(noise: NoiseSchedule, evaluations: int) -> dict[str, dict[str, Sampler]]:
+    """Returns every family's samplers at this budget: all of its variants on all grids."""
     return {
         family: {
             f"{grid} {variant}".strip(): solver(noise, make, evaluations)
@@ -212,6 +221,6 @@ def best_of_families(
 ) -> list[Result]:
     """Returns the best of each published family at this budget, chosen on the select set."""
     return [
-        report(family, tables, sets)
-        for family, tables in baselines(noise, evaluations).items()
+        report(family, samplers, sets)
+        for family, samplers in baselines(noise, evaluations).items()
     ]

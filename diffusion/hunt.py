@@ -1,27 +1,25 @@
 """One search for a sampler: the engine's strategy, finalists on the select set, gradient refinement."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 
 import solvers
-from diffusion.evaluate import Result, Sets, report
+from diffusion import refine
+from diffusion.evaluate import Result, Sampler, Sets, report
 from diffusion.genomes import GenomeSpace, search_problem
 from diffusion.lower import lower
 from diffusion.problems import Problem
-from diffusion.refine import FitConfig, refine
 from diffusion.schedule import Schedule
 from diffusion.space import ScheduleSpace
-from diffusion.table import StepTable
 from solvers import spaces
 from solvers.command.units import Meter
 from solvers.protocols import Genome
 
 _FINALISTS = 32
-_CHECK_EVERY = 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +30,7 @@ class Settings:
         strategy: of `solvers.strategies`.
         nfe: network evaluations of a sample.
         seed: root of all randomness.
-        refine_steps: of gradient descent, from the best schedule found and from the best stock solver.
+        refine_steps: of gradient descent in all, from the best schedules found and stock solvers; 0 for none.
         saved: file that keeps the best schedules while the search runs.
     """
 
@@ -51,8 +49,7 @@ class Found:
         stock: the best of each published family.
         searched: what was searched: schedules, and refined tables.
         chosen: the best of all on the select set.
-        schedule: the decisions behind the chosen table; None if its numbers were refined, or it is
-            a stock solver's.
+        schedule: the decisions behind the chosen table; None if its numbers follow from none.
         history: evaluations, and the best error on the search set.
     """
 
@@ -113,34 +110,47 @@ def hunt(
     if best is not None:
         for row in range(len(best.choices)):
             one = Genome(best.choices[row], best.values[row])
-            found = space.to_schedule(genomes.to_schedule_genome(one))
-            schedules[f"{found.first} {row + 1}"] = found
-        tables = {name: lower(schedule) for name, schedule in schedules.items()}
+            schedule = space.to_schedule(genomes.to_schedule_genome(one))
+            schedules[f"{schedule.first} {row + 1}"] = schedule
         say("choosing among the finalists")
-        searched.append(report(settings.strategy, tables, sets))
+        searched.append(report(settings.strategy, schedules, sets))
     top = min(stock, key=lambda r: r.selected)
-    for start in [*searched, top] if settings.refine_steps else []:
-        if meter.ended == "interrupt" or not _can_refine(start.table):
-            continue
-        say(f"refining {start.method}")
-        config = FitConfig(steps=settings.refine_steps, check_every=_CHECK_EVERY)
+    if settings.refine_steps and meter.ended != "interrupt":
+        starts = _starts(searched, schedules, stock, sets)
+        say(f"refining the best of {len(starts)}")
         key = jax.random.key(settings.seed)
-        fitted = refine(problem, start.table, sets.search, sets.select, key, config)
-        name = f"{settings.refine_steps} steps from {start.setting}"
-        searched.append(report(f"{start.method}, refined", {name: fitted.table}, sets))
+        came_from, fitted = refine.race(
+            problem, starts, sets.search, sets.select, key, settings.refine_steps
+        )
+        name = f"{settings.refine_steps} steps, from {came_from}"
+        searched.append(report("refined", {name: fitted.table}, sets))
     chosen = min([*searched, top], key=lambda r: r.selected)
-    decided = searched and chosen is searched[0] and best is not None
     return Found(
         stock=stock,
         searched=searched,
         chosen=chosen,
-        schedule=schedules[chosen.setting] if decided else None,
+        schedule=chosen.sampler if isinstance(chosen.sampler, Schedule) else None,
         history=history,
     )
 
 
-def _can_refine(table: StepTable) -> bool:
-    return table.noise is None and np.ndim(table.carry) == 1
+def _starts(
+    searched: list[Result],
+    schedules: Mapping[str, Schedule],
+    stock: list[Result],
+    sets: Sets,
+) -> dict[str, Sampler]:
+    """Returns what to refine: the two best schedules found, and the two best stock families."""
+    scores = {name: sets.select.rmse(lower(one)) for name, one in schedules.items()}
+    ranked = sorted(scores, key=lambda name: scores[name])
+    found: dict[str, Sampler] = {
+        f"{searched[0].method} {name}": schedules[name] for name in ranked[:2]
+    }
+    for result in sorted(stock, key=lambda r: r.selected):
+        plain = result.table.noise is None and np.ndim(result.table.carry) == 1
+        if plain and len(found) < 4:
+            found[f"{result.method} {result.setting}"] = result.sampler
+    return found
 
 
 def _save(path: Path, genomes: Genome) -> None:

@@ -1,5 +1,6 @@
 """The models that the search command knows by name, and a user's own."""
 
+import dataclasses
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from diffusion import problems, weights
+from diffusion.networks import UNetConfig
 from diffusion.noise import NoiseSchedule
 from diffusion.prediction import Denoise
 from diffusion.problems import Problem
@@ -83,7 +85,8 @@ def _of_card(name: str, card: Path) -> Problem:
             f"--model {name}: {error.filename}: {error.strerror}",
             Exit.NOT_FOUND,
         ) from None
-    return of_denoiser(name, trained.denoise(), trained.noise, trained.config.shape)
+    found = of_denoiser(name, trained.denoise(), trained.noise, trained.config.shape)
+    return dataclasses.replace(found, unroll=isinstance(trained.config, UNetConfig))
 
 
 def _own(name: str) -> Problem:

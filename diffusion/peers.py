@@ -17,14 +17,23 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import NDArray
 
 from diffusion import adams, grids, presets
-from diffusion.arrays import Numeric, namespace
 from diffusion.evaluate import Judge
 from diffusion.grids import Times
 from diffusion.lower import lower
 from diffusion.noise import NoiseSchedule
 from diffusion.prediction import Point
 from diffusion.problems import Problem
-from diffusion.refine import DEFAULT_FIT, FitConfig, Fitted, fit
+from diffusion.refine import (
+    DEFAULT_FIT,
+    Corrected,
+    FitConfig,
+    Fitted,
+    asked_at,
+    fit,
+    grid_logits,
+    learned_grid,
+    refine_schedule,
+)
 from diffusion.sampler import trajectory
 from diffusion.schedule import Schedule
 from diffusion.table import StepTable, Tape
@@ -191,7 +200,7 @@ def dmn(
     plan = make(noise, grids.logsnr(noise, steps))
 
     def bound(logits: Array) -> Array:
-        times = _grid(noise, logits)
+        times = learned_grid(noise, logits)
         table = lower(plan, times=times)
         error = (table.sigma / table.alpha) ** order
         return jnp.sum(jnp.abs(_final_weights(table)) * error)
@@ -207,7 +216,9 @@ def dmn(
 
     start = jnp.zeros(steps)
     run = jax.jit(lambda carry: jax.lax.scan(step, carry, length=iterations)[0][0])
-    return np.asarray(_grid(noise, np.asarray(run((start, optimizer.init(start))))))
+    return np.asarray(
+        learned_grid(noise, np.asarray(run((start, optimizer.init(start)))))
+    )
 
 
 def _final_weights(table: StepTable) -> Float[Array, " N"]:
@@ -220,17 +231,6 @@ def _final_weights(table: StepTable) -> Float[Array, " N"]:
     for j in range(rows):
         weights.append(sum(carried[n] * table.weight[n, n - j] for n in range(j, rows)))
     return jnp.stack(weights)
-
-
-def _grid(noise: NoiseSchedule, logits: Numeric) -> Numeric:
-    """Times from start to end whose gaps in log-SNR are a softmax: always falling."""
-    xp = namespace(logits)
-    low, high = (float(noise.log_snr(t)) for t in (noise.start, noise.end))
-    shares = xp.exp(logits - xp.max(logits))
-    position = xp.cumsum(shares / xp.sum(shares))[:-1]
-    inner = noise.time(low + position * (high - low))
-    ends = xp.asarray([noise.start]), xp.asarray([noise.end])
-    return xp.concatenate([ends[0], inner, ends[1]])
 
 
 class GridParams(NamedTuple):
@@ -269,20 +269,12 @@ def ld3(
     plan = make(noise, grids.logsnr(noise, steps))
 
     def to_table(params: GridParams) -> StepTable:
-        table = lower(plan, times=_grid(noise, params.logits))
-        return _asked_at(table, noise, params.shift) if decoupled else table
+        table = lower(plan, times=learned_grid(noise, params.logits))
+        return asked_at(table, noise, params.shift) if decoupled else table
 
     start = grids.logsnr(noise, steps) if start is None else start
-    params = GridParams(_logits(noise, start), jnp.zeros(steps))
+    params = GridParams(grid_logits(noise, start), jnp.zeros(steps))
     return fit(problem, params, to_table, search, select, key, config)
-
-
-class CorrectionParams(NamedTuple):
-    """A learned grid and what is added to a solver's coefficients on it."""
-
-    grid: GridParams
-    carry: Float[Array, " N"]
-    weight: Float[Array, "N N"]
 
 
 def gs(
@@ -294,28 +286,14 @@ def gs(
     *,
     start: Times | None = None,
     config: FitConfig = DEFAULT_FIT,
-) -> Fitted[CorrectionParams]:
+) -> Fitted[Corrected]:
     """GS (ICLR 2026): DPM-Solver++(3M)'s coefficients on a learned grid, plus learned corrections.
 
     Args: as `ld3`'s.
     """
-    noise = problem.noise
-    plan = presets.dpm_solver_pp(noise, grids.logsnr(noise, steps), order=3)
-
-    def to_table(params: CorrectionParams) -> StepTable:
-        table = lower(plan, times=_grid(noise, params.grid.logits))
-        table = _asked_at(table, noise, params.grid.shift)
-        return table._replace(
-            carry=table.carry + params.carry, weight=table.weight + params.weight
-        )
-
-    start = grids.logsnr(noise, steps) if start is None else start
-    params = CorrectionParams(
-        GridParams(_logits(noise, start), jnp.zeros(steps)),
-        jnp.zeros(steps),
-        jnp.zeros((steps, steps)),
-    )
-    return fit(problem, params, to_table, search, select, key, config)
+    times = grids.logsnr(problem.noise, steps) if start is None else start
+    plan = presets.dpm_solver_pp(problem.noise, times, order=3)
+    return refine_schedule(problem, plan, search, select, key, config)
 
 
 class DyWeightParams(NamedTuple):
@@ -348,7 +326,7 @@ def dyweight(
     noise = problem.noise
 
     def to_table(params: DyWeightParams) -> StepTable:
-        times = _grid(noise, params.logits)
+        times = learned_grid(noise, params.logits)
         alpha, sigma = noise.marginal(times)
         rho = sigma / alpha
         tape = Tape(steps)
@@ -373,20 +351,6 @@ def dyweight(
         used = adams.ADAMS_BASHFORTH[min(n, history - 1)]
         initial[n, : len(used)] = used
     params = DyWeightParams(
-        _logits(noise, start), jnp.asarray(initial), jnp.zeros(steps)
+        grid_logits(noise, start), jnp.asarray(initial), jnp.zeros(steps)
     )
     return fit(problem, params, to_table, search, select, key, config)
-
-
-def _asked_at(
-    table: StepTable, noise: NoiseSchedule, shift: Float[Array, " N"]
-) -> StepTable:
-    """The network told another time than the grid's, after the first evaluation; x stays."""
-    snr = jnp.log(table.alpha / table.sigma) + shift.at[0].set(0.0)
-    time = noise.time(snr)
-    alpha, sigma = noise.marginal(time)
-    return table._replace(time=time, alpha=alpha, sigma=sigma)
-
-
-def _logits(noise: NoiseSchedule, times: Times) -> Float[Array, " N"]:
-    return jnp.asarray(np.log(np.diff(noise.log_snr(np.asarray(times)))))

@@ -36,6 +36,8 @@ class Problem:
         denoise: the model.
         shape: of one sample.
         data: what the model is a model of, [C, *P], to compare distributions with.
+        unroll: whether gradients go through a sampler without a loop: on CPUs, XLA's gradients of
+            convolutions are many times slower inside of one.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Problem:
     denoise: Denoise
     shape: tuple[int, ...]
     data: Float[Array, "C ..."]
+    unroll: bool = False
 
     def draw(self, key: PRNGKeyArray, count: int) -> Float[Array, "B ..."]:
         """Returns x_T, this many. The key is consumed."""

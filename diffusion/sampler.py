@@ -56,7 +56,7 @@ def sample(
     key: PRNGKeyArray | None = None,
     on_denoised: Hook | None = None,
     on_state: Hook | None = None,
-    unroll: int = 1,
+    unroll: int | bool = 1,
 ) -> Float[Array, "B ..."]:
     """Returns samples, in x's type or float32, whichever is wider.
 
@@ -69,7 +69,7 @@ def sample(
         on_denoised: changes each denoised sample, as thresholding and inpainting do:
             `on_denoised(n, x, denoised)`.
         on_state: changes each new state: `on_state(n, x, next_x)`.
-        unroll: of the scan.
+        unroll: of the scan; True for all of it.
 
     Raises:
         ValueError: a table that can't be run, or a stochastic one without a key.
@@ -86,7 +86,7 @@ def trajectory(
     key: PRNGKeyArray | None = None,
     on_denoised: Hook | None = None,
     on_state: Hook | None = None,
-    unroll: int = 1,
+    unroll: int | bool = 1,
 ) -> tuple[Float[Array, "B ..."], Trajectory]:
     """Returns what `sample` returns, and the way there."""
     result, way = _run(
@@ -104,7 +104,7 @@ def _run(
     key: PRNGKeyArray | None,
     on_denoised: Hook | None,
     on_state: Hook | None,
-    unroll: int,
+    unroll: int | bool,
     keep: bool,
 ) -> tuple[Array, Trajectory | None]:
     wrong = problem(table)

@@ -50,8 +50,8 @@ class SearchFlags(Flags):
     """evolution, random, local, brkga, predicted or mcts."""
     budget: BudgetFlag = Budget(simulations=2000)
     """What the search over schedules may spend: 2000evals, 5m."""
-    refine: int = 600
-    """Gradient steps on the table's numbers afterwards, a multiple of 50; 0 for none."""
+    refine: int = 2400
+    """Gradient steps on the sampler's numbers afterwards, a multiple of 800; 0 for none."""
     noises: tuple[int, int, int] = (512, 1024, 2048)
     """Sizes of the three sets: search, select, report."""
     data: Annotated[Path | None, arg(metavar="DIR")] = None
@@ -61,8 +61,8 @@ class SearchFlags(Flags):
         super().__post_init__()
         if not 2 <= self.nfe <= 64:
             raise ValueError(f"--nfe must lie in 2..64, not {self.nfe}")
-        if self.refine < 0 or self.refine % 50:
-            raise ValueError(f"--refine is a multiple of 50, not {self.refine}")
+        if self.refine < 0 or self.refine % 800:
+            raise ValueError(f"--refine is a multiple of 800, not {self.refine}")
         if min(self.noises) < 2:
             raise ValueError("--noises are three sizes of at least 2")
 

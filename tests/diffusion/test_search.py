@@ -56,10 +56,10 @@ def test_every_baseline_runs_within_its_budget_and_the_select_set_chooses() -> N
     problem, sets = _problem()
     found = evaluate.baselines(problem.noise, STEPS)
     assert set(found) == set(evaluate.BASELINES)
-    for family, tables in found.items():
-        for table in tables.values():
-            assert table.evaluations == STEPS, family
-    scores = {n: sets.select.rmse(t) for n, t in found["UniPC"].items()}
+    for family, samplers in found.items():
+        for sampler in samplers.values():
+            assert sampler.evaluations == STEPS, family
+    scores = {n: sets.select.rmse(lower(s)) for n, s in found["UniPC"].items()}
     result = evaluate.report("UniPC", found["UniPC"], sets)
     assert result.setting == min(scores, key=scores.__getitem__)
     assert result.interval[0] < result.reported < result.interval[1]
