@@ -76,9 +76,9 @@ def main() -> None:
         try:
             problem = models.load(name, flags.data)
             real = _real(problem, flags.data)
-        except Failure as failure:
-            parser.error(str(failure))
-        tables = list(_tables(problem.noise, flags.nfe, flags.schedule))
+            tables = list(_tables(problem.noise, flags.nfe, flags.schedule))
+        except (Failure, OSError, ValueError) as error:
+            parser.error(str(error))
         _compare(problem, real, tables, network, flags)
 
 
