@@ -21,7 +21,7 @@ from diffusion import networks
 from diffusion import noise as noises
 from diffusion.noise import NoiseSchedule
 from diffusion.prediction import Denoise, from_edm
-from solvers.command import Exit, write_json
+from solvers.command import Exit, write_bytes, write_json
 
 SCHEMA_VERSION = 1
 _KIND = "diffusion.network"
@@ -70,27 +70,58 @@ def apply_of(config: networks.Config) -> Any:
     return apply
 
 
+def write(
+    folder: Path,
+    name: str,
+    kind: str,
+    arrays: Mapping[str, np.ndarray],
+    about: Mapping[str, Any],
+) -> tuple[Path, Path]:
+    """Writes NAME.safetensors and its card NAME.json, of this kind; returns their paths."""
+    numbers = safetensors.numpy.save(dict(arrays))
+    path = write_bytes(folder / f"{name}.safetensors", numbers)
+    card = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": kind,
+        "sha256": hashlib.sha256(numbers).hexdigest(),
+        **about,
+    }
+    return path, write_json(folder / f"{name}.json", card)
+
+
+def read(card: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns the arrays of a card of this kind, and the card without what `write` adds.
+
+    Raises:
+        WeightsError: in one line, what is wrong with the files.
+        OSError: one of them can't be read.
+    """
+    about = _card(card, kind)
+    path = card.with_suffix(".safetensors")
+    numbers = path.read_bytes()
+    if hashlib.sha256(numbers).hexdigest() != about.get("sha256"):
+        raise WeightsError(f"{path} is damaged: it has not the digest that {card} says")
+    try:
+        arrays = safetensors.numpy.load(numbers)
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path}: {' '.join(str(error).split())}") from None
+    known = {"schema_version", "kind", "sha256"}
+    return arrays, {key: value for key, value in about.items() if key not in known}
+
+
 def save(folder: Path, name: str, trained: Trained) -> tuple[Path, Path]:
     """Writes NAME.safetensors, in half precision, and NAME.json; returns their paths."""
     flat = {
         ".".join(map(str, path)): np.asarray(leaf[...], np.float16)
         for path, leaf in nnx.to_flat_state(trained.params)
     }
-    numbers = safetensors.numpy.save(flat)
-    path = folder / f"{name}.safetensors"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(numbers)
-    temporary.replace(path)
-    card = {
-        "schema_version": SCHEMA_VERSION,
-        "kind": _KIND,
-        "sha256": hashlib.sha256(numbers).hexdigest(),
+    about = {
         "network": networks.to_json(trained.config),
         "sigma_data": trained.sigma_data,
         "noise": trained.noise.to_json(),
         **trained.about,
     }
-    return path, write_json(folder / f"{name}.json", card)
+    return write(folder, name, _KIND, flat, about)
 
 
 def load(card: Path) -> Trained:
@@ -103,21 +134,16 @@ def load(card: Path) -> Trained:
         WeightsError: in one line, what is wrong with the files.
         OSError: one of them can't be read.
     """
-    about = _card(card)
-    path = card.with_suffix(".safetensors")
-    numbers = path.read_bytes()
-    if hashlib.sha256(numbers).hexdigest() != about["sha256"]:
-        raise WeightsError(f"{path} is damaged: it has not the digest that {card} says")
+    flat, about = read(card, _KIND)
     try:
         config = networks.from_json(about["network"])
         noise = noises.from_json(about["noise"])
-        flat = safetensors.numpy.load(numbers)
         params = _filled(config, flat)
         sigma_data = float(about["sigma_data"])
-    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         said = " ".join(str(error).split())
         raise WeightsError(f"{card}: {type(error).__name__}: {said}") from None
-    known = {"schema_version", "kind", "sha256", "network", "sigma_data", "noise"}
+    known = {"network", "sigma_data", "noise"}
     return Trained(
         config=config,
         sigma_data=sigma_data,
@@ -142,10 +168,11 @@ def config_of(path: Path) -> networks.Config:
         raise WeightsError(f"{path}: {error}") from None
 
 
-def _card(path: Path) -> dict[str, Any]:
+def _card(path: Path, kind: str) -> dict[str, Any]:
     card = _json(path)
-    if card.get("kind") != _KIND:
-        raise WeightsError(f"{path} describes no network: its kind is not {_KIND!r}")
+    if card.get("kind") != kind:
+        what = kind.rpartition(".")[2]
+        raise WeightsError(f"{path} describes no {what}: its kind is not {kind!r}")
     if card.get("schema_version") != SCHEMA_VERSION:
         raise WeightsError(
             f"{path} has schema version {card.get('schema_version')!r}; "
