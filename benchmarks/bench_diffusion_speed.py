@@ -1,6 +1,6 @@
 """Seconds of sampling against diffusers, on one machine, with one network and one grid.
 
-    python -m benchmarks.bench_diffusion_speed [--repeats 9] [--unet-repeats 5]
+    python -m benchmarks.bench_diffusion_speed [--parts resolution] [--repeats 9]
     taskset -c 0 python -m benchmarks.bench_diffusion_speed  # On one core.
 
 The network is the shipped digits MLP; for diffusers the same numbers are put into a torch module. Both
@@ -41,6 +41,7 @@ from diffusion.schedule import Schedule
 from diffusion.table import StepTable, as_dtype
 
 EVALUATIONS, BATCHES = (5, 10, 20), (16, 256, 1024)
+PARTS = ("diffusers", "compilations", "batch", "resolution")
 AGREEMENT = 1e-4
 # Of each solver, how to make the schedule and how many outputs it remembers.
 SOLVERS: Mapping[str, tuple[Callable[..., Schedule], int]] = {
@@ -328,21 +329,33 @@ def compiles(trained: weights.Trained) -> None:
     )
 
 
-def costs(trained: weights.Trained, repeats: int, unet_repeats: int) -> None:
-    """Prints our seconds and memory against batch and resolution, of 5 evaluations."""
+def costs(
+    trained: weights.Trained, batches: Sequence[int], sides: Sequence[int], repeats: int
+) -> None:
+    """Prints our milliseconds and memory against batch and resolution, of 5 evaluations."""
     print(
-        "| network | sample | batch | s | ms per sample | temporaries, MiB | compile, s |"
+        "| network | sample | batch | ms | ms per sample | temporaries, MiB | compile, s |"
     )
     print(f"|{'---|' * 7}", flush=True)
     apply = weights.apply_of(trained.config)
-    for batch in (1, 16, 256, 1024, 4096):
+    for batch in batches:
         shape = batch, *trained.config.shape
         _cost("MLP", apply, trained.params, trained, shape, repeats)
-    for side in (16, 32, 64):
+    for side in sides:
         config = networks.UNetConfig(shape=(side, side, 3), channels=(32, 64, 128))
-        _, params = nnx.split(networks.build(config, rngs=nnx.Rngs(0)))
+        params = _random(config)
         shape = 4, *config.shape
-        _cost("U-Net", weights.apply_of(config), params, trained, shape, unet_repeats)
+        _cost("U-Net", weights.apply_of(config), params, trained, shape, repeats)
+
+
+def _random(config: networks.Config) -> Any:
+    """A network's numbers, drawn at once: its own initialisation compiles layer by layer."""
+    rng = np.random.default_rng(0)
+    empty = nnx.eval_shape(lambda: networks.build(config, rngs=nnx.Rngs(0)))
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0, 0.02, leaf.shape), leaf.dtype),
+        nnx.split(empty)[1],
+    )
 
 
 def _cost(
@@ -392,6 +405,7 @@ def _once(run: Run) -> Any:
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--unet-repeats", type=int, default=5)
     flags = parser.parse_args()
@@ -416,12 +430,18 @@ def main() -> None:
         if not apart <= AGREEMENT:
             sys.exit(f"the two networks differ by {apart:.1e}")
         print(f"The two networks' outputs differ by {apart:.1e} at most.\n")
-    print("## Milliseconds per batch: median (least)\n")
-    against(trained, other, flags.repeats)
-    print("\n## Compilations\n")
-    compiles(trained)
-    print("\n## Our cost against batch and resolution, DPM-Solver++ 2M, NFE 5\n")
-    costs(trained, flags.repeats, flags.unet_repeats)
+    if "diffusers" in flags.parts:
+        print("## Milliseconds per batch: median (least)\n")
+        against(trained, other, flags.repeats)
+    if "compilations" in flags.parts:
+        print("\n## Compilations\n")
+        compiles(trained)
+    if "batch" in flags.parts:
+        print("\n## Our cost against batch, DPM-Solver++ 2M, NFE 5\n")
+        costs(trained, (1, 16, 256, 1024, 4096), (), flags.repeats)
+    if "resolution" in flags.parts:
+        print("\n## Our cost against resolution, DPM-Solver++ 2M, NFE 5\n")
+        costs(trained, (), (16, 32, 64), flags.unet_repeats)
 
 
 if __name__ == "__main__":
