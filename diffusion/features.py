@@ -17,8 +17,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from diffusion import datasets, weights
+from diffusion import datasets
 from diffusion.datasets import Images, Labels
+from diffusion.weights import PRETRAINED
+from solvers import weights
 
 KIND = "diffusion.classifier"
 NAMES = ("digits", "fashion")
@@ -83,7 +85,7 @@ def load(name: str) -> Classifier:
     """
     if name not in NAMES:
         raise ValueError(f"no classifier of {name!r}: there are {', '.join(NAMES)}")
-    return read(weights.PRETRAINED / f"{name}_classifier.json")
+    return read(PRETRAINED / f"{name}_classifier.json")
 
 
 def read(card: Path) -> Classifier:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffusion import weights
+from solvers import weights
 from solvers.command import Exit, Failure, cache_dir
 
 KIND = "diffusion.perceptual"

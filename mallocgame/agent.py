@@ -164,6 +164,13 @@ def task_of(
         best = min(found.values(), key=lambda one: one.seconds)
         boards.append(board(problem, best.plan))
         advice.append(jnp.asarray(best.plan.advice))
+    return make_task(names, boards, advice)
+
+
+def make_task(
+    names: Sequence[str], boards: Sequence[Board], advice: Sequence[Int[Array, " N"]]
+) -> Task:
+    """Returns the task of playing boards whose arrays have one shape, with a plan's advice on each shown."""
     turns = max((one.turns for one in boards), key=len)
     boards = [one._replace(turns=turns) for one in boards]
     shown = [
@@ -319,6 +326,7 @@ __all__ = [
     "Position",
     "actions_of",
     "board",
+    "make_task",
     "plan_of",
     "task",
     "task_of",

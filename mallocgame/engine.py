@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -25,12 +26,14 @@ class Settings:
     """How the search is run.
 
     Attributes:
-        strategy: one of `strategies.ALL`. One of the engine's starts anew with each search.
+        strategy: one of `strategies.ALL`. One of the engine's, and the agent, start anew with each search.
         seed: root of all randomness.
         lanes: games side by side.
         num_simulations: of planning, per searched turn.
         max_searched: turns that planning searches in one episode.
         rounds: of climbing between two batches of episodes.
+        checkpoint: the card of the network that the agent plays with; None if it begins with nothing.
+        mode: of `learned.MODES`.
     """
 
     strategy: str = "auto"
@@ -39,6 +42,8 @@ class Settings:
     num_simulations: int = 8
     max_searched: int = 96
     rounds: int = 25
+    checkpoint: Path | None = None
+    mode: str = "from-scratch"
 
 
 class Found(NamedTuple):
@@ -117,6 +122,11 @@ def search(
     )
     yield Step(len(start), best, lanes)
     if settings.strategy in strategies.SINGLE:
+        return
+    if settings.strategy == "muzero":
+        from mallocgame import learned
+
+        yield from learned.search(problem, start, settings, done)
         return
     if settings.strategy not in strategies.OWN:
         yield from _by_engine(problem, start, settings, done, best)

@@ -270,6 +270,8 @@ class _Loop:
             seed=self._flags.seed,
             lanes=self._flags.lanes,
             num_simulations=self._flags.simulations,
+            checkpoint=self._flags.checkpoint,
+            mode=self._flags.agent_mode(),
         )
         problem = ground.problem()
         plans = ground.seeds(problem)

@@ -38,8 +38,13 @@ class SearchFlags(Flags):
     input: Positional[Annotated[Path, arg(metavar="FILE|DIR")]]
     """A dumped module (*.hlo.pb, gzipped or not), scheduled, or the dump's folder."""
     strategy: str = "auto"
-    """auto (climbing and planning by turns), climb, mcts, msa, greedy; or of the engine: random,
-    local, evolution, brkga, predicted."""
+    """auto (climbing and planning by turns), climb, mcts, muzero (the learning agent), msa, greedy; or of
+    the engine: random, local, evolution, brkga, predicted."""
+    checkpoint: Annotated[Path | None, arg(metavar="FILE.json")] = None
+    """For muzero: the card of the network that it plays with, which muzero.train wrote."""
+    agent: Literal["auto", "zero-shot", "fine-tuned", "from-scratch"] = "auto"
+    """For muzero: whether its network stays as it is, learns from this program too (auto, if there is
+    one), or begins with nothing (auto, if there is none)."""
     target: str = ""
     """The chip; by default what the dump was made for, else tpu-v5e."""
     fast_bytes: ByteSize | None = None
@@ -70,8 +75,20 @@ class SearchFlags(Flags):
                 f"--simulations must lie in 2..1024, not {self.simulations}"
             )
         self.fixed_options()
+        if self.strategy != "muzero" and (self.checkpoint or self.agent != "auto"):
+            raise ValueError("--checkpoint and --agent are for --strategy muzero")
+        if self.checkpoint is None and self.agent in ("zero-shot", "fine-tuned"):
+            raise ValueError(f"--agent {self.agent} needs a --checkpoint")
+        if self.checkpoint is not None and self.agent == "from-scratch":
+            raise ValueError("--agent from-scratch takes no --checkpoint")
         if self.fast_bytes is not None and self.fast_bytes < 4096:
             raise ValueError("--fast-bytes must be at least 4KiB")
+
+    def agent_mode(self) -> str:
+        """Returns how the agent learns, one of `learned.MODES`."""
+        if self.agent != "auto":
+            return self.agent
+        return "from-scratch" if self.checkpoint is None else "fine-tuned"
 
     def fixed_options(self) -> dict[str, str]:
         """Returns the compile options that the user fixed.
@@ -99,6 +116,8 @@ def search(flags: SearchFlags, session: Session) -> Report:
 
         return command.search(flags, session, located)
     one_of("strategy", flags.strategy, strategies.ALL)
+    if flags.checkpoint is not None:
+        _require_agent(flags.checkpoint)
     from mallocgame import inputs
 
     given = inputs.read(flags.input)
@@ -117,6 +136,8 @@ def search(flags: SearchFlags, session: Session) -> Report:
             "clock": flags.clock,
             "lanes": flags.lanes,
             "simulations": flags.simulations,
+            "checkpoint": str(flags.checkpoint),
+            "agent": flags.agent_mode(),
             "verify": flags.verify,
             "knobs": flags.knobs,
             "compiler_options": flags.compiler_options,
@@ -125,6 +146,26 @@ def search(flags: SearchFlags, session: Session) -> Report:
     judge = loop.compiler_for(given, target, flags, session)
     result = loop.run(given, target, flags, session, judge, resumed)
     return _finish(flags, session, result)
+
+
+def _require_agent(card: Path) -> None:
+    """Looks at the card of an agent, before any work.
+
+    Raises:
+        Failure: it can't be read.
+        WeightsError: it is no agent's, or the numbers beside it are damaged.
+    """
+    from muzero import agentfile
+    from solvers import weights
+
+    try:
+        weights.read(card, agentfile.KIND)
+    except OSError as error:
+        raise Failure(
+            "unreadable_checkpoint",
+            f"--checkpoint {card}: {error.strerror}",
+            Exit.NOT_FOUND,
+        ) from None
 
 
 def _finish(flags: SearchFlags, session: Session, result: "Result") -> Report:

@@ -232,6 +232,21 @@ def _finish(
     path = write_json(
         session.out / "best.json", {"schema_version": 1, "instances": rows}
     )
+    from muzero import agentfile
+
+    numbers, card = agentfile.save(
+        session.out,
+        "agent",
+        state.params,
+        about(task, "learned-model" if trainer.agent.is_learned else "true-game")
+        | {
+            "game": flags.game,
+            "programs": sorted(task.names),
+            "iterations": int(state.iteration),
+            "seed": flags.seed,
+            "training": dataclasses.asdict(flags.config),
+        },
+    )
     return session.report(
         input=flags.game,
         unit=task.unit,
@@ -245,6 +260,8 @@ def _finish(
         bound=None,
         artifacts={
             "best": path,
+            "agent": numbers,
+            "card": card,
             "checkpoints": session.out / _CHECKPOINTS,
             "metrics": session.out / "metrics.jsonl",
         },

@@ -98,6 +98,14 @@ class Trainer:
             state = self._refreshed(state, slots, again)
         return state, metrics
 
+    def explore(self, instances: Any, state: TrainState) -> TrainState:
+        """Plays a batch of episodes with the search's noise, and keeps the best; nothing is learnt."""
+        lanes, keys = self._prepared(instances, state)
+        careful = lanes._replace(random=jnp.zeros_like(lanes.random))
+        episodes = self._play(instances, state, careful, keys[0])
+        state = self._remember(state, episodes, size(instances))
+        return state._replace(iteration=state.iteration + 1)
+
     def evaluate(
         self, instances: Any, state: TrainState, numbers: Sequence[int]
     ) -> Float[np.ndarray, " E"]:

@@ -19,8 +19,10 @@ import numpy as np
 import optax  # type: ignore[import-untyped,unused-ignore]
 from jaxtyping import Array, Float, Int
 
-from diffusion import datasets, features, weights
+from diffusion import datasets, features
 from diffusion.features import Layer
+from diffusion.weights import PRETRAINED
+from solvers import weights
 
 _CLASSES = 10
 
@@ -96,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("data", choices=features.NAMES)
     parser.add_argument("--folder", type=Path, help="of Fashion-MNIST's files")
-    parser.add_argument("--out", type=Path, default=weights.PRETRAINED)
+    parser.add_argument("--out", type=Path, default=PRETRAINED)
     flags = parser.parse_args()
     if flags.data == "digits":
         learnt, held_out = features.digits_halves()

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import features, metrics, perceptual, weights
+from diffusion import features, metrics, perceptual
+from diffusion.weights import PRETRAINED
+from solvers import weights
 from solvers.command import Failure
 
 
@@ -50,7 +52,7 @@ def test_the_distance_of_halves_is_small_against_that_of_noise() -> None:
 
 def _copied(folder: Path) -> Path:
     for suffix in ("json", "safetensors"):
-        shutil.copy(weights.PRETRAINED / f"digits_classifier.{suffix}", folder)
+        shutil.copy(PRETRAINED / f"digits_classifier.{suffix}", folder)
     return folder / "digits_classifier.json"
 
 
@@ -69,7 +71,7 @@ def test_a_card_of_something_else_or_without_an_array_is_refused(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(weights.WeightsError, match="describes no classifier"):
-        features.read(weights.PRETRAINED / "digits_mlp.json")
+        features.read(PRETRAINED / "digits_mlp.json")
     arrays = {"hidden.weight": np.zeros((2, 2), np.float32)}
     _, card = weights.write(tmp_path, "part", features.KIND, arrays, {})
     with pytest.raises(weights.WeightsError, match=r"hidden\.bias.* is missing"):

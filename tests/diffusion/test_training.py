@@ -23,7 +23,8 @@ from diffusion.noise import EDM
 from diffusion.prediction import Point
 from diffusion.trainconfig import TrainConfig
 from diffusion.training import Images, Trainer
-from diffusion.weights import Trained, WeightsError
+from diffusion.weights import Trained
+from solvers.weights import WeightsError
 
 ROOT = Path(__file__).parents[2]
 NETWORK = MLPConfig(shape=(4,), width=16, blocks=1, features=8)
