@@ -132,7 +132,7 @@ def test_the_command_plays_with_a_card(tmp_path: Path) -> None:
             "--checkpoint nowhere.json: No such file",
         ),
         (
-            ["--strategy", "muzero", "--checkpoint", "tests/golden/README.md"],
+            ["--strategy", "muzero", "--checkpoint", "tests/golden/make.py"],
             4,
             "is not JSON",
         ),
