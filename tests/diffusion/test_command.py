@@ -31,7 +31,7 @@ def _run(tmp_path: Path, *arguments: object) -> subprocess.CompletedProcess[str]
 
 def test_a_users_model_is_searched_and_the_file_is_the_sampler(tmp_path: Path) -> None:
     arguments = ["--model", f"{USER}gaussian", "--nfe", 2, *SIZES]
-    arguments += ["--budget", "300evals", "--refine", 50, "--json"]
+    arguments += ["--budget", "300evals", "--refine", 800, "--json"]
     done = _run(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -57,7 +57,7 @@ def test_a_users_model_is_searched_and_the_file_is_the_sampler(tmp_path: Path) -
     [
         (["--model", "cats"], 2, "model cats: not known"),
         (["--model", "digits", "--nfe", "1"], 2, "--nfe must lie in 2..64"),
-        (["--model", "digits", "--refine", "70"], 2, "multiple of 50"),
+        (["--model", "digits", "--refine", "70"], 2, "multiple of 800"),
         (["--model", "digits", "--strategy", "best"], 2, "strategy best: not known"),
         (["--model", "fashion"], 2, "needs --data"),
         (["--model", "no.such:model"], 2, "No module named"),
