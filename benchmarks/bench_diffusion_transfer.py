@@ -16,6 +16,7 @@ import jax
 
 from diffusion import evaluate, hunt, problems
 from diffusion.evaluate import Judge, Sets
+from diffusion.hunt import Found
 from diffusion.problems import Problem
 from diffusion.table import StepTable
 from solvers.command import Budget, keep_compiled
@@ -37,9 +38,9 @@ def main() -> None:
     print(f"NFE {flags.nfe}, {flags.budget} schedules, {flags.fit_steps} steps\n")
     print("| searched on | reported on | transferred | its own search | best stock |")
     print("|---|---|---:|---:|---:|")
-    first, _ = _searched(digits, 0, flags)
+    first = _searched(digits, 0, flags)[0].chosen.table
     _row("digits, seed 0", "digits, seed 1", first, digits, 1, flags)
-    half, _ = _searched(low, 0, flags)
+    half = _searched(low, 0, flags)[0].chosen.table
     _row("digits 0 to 4", "digits 5 to 9", half, high, 0, flags)
     if flags.data is not None:
         clothes = problems.fashion_density(flags.data)
@@ -64,10 +65,9 @@ def _row(
     flags: argparse.Namespace,
 ) -> None:
     own, sets = _searched(problem, seed, flags)
-    stock = evaluate.best_of_families(problem.noise, flags.nfe, sets)
-    best = min(stock, key=lambda r: r.selected)
+    best = own.stock_best
     print(
-        f"| {source} | {goal} | {sets.report.rmse(table):.4f} | {sets.report.rmse(own):.4f} "
+        f"| {source} | {goal} | {sets.report.rmse(table):.4f} | {own.chosen.reported:.4f} "
         f"| {best.reported:.4f} ({best.method}) |",
         flush=True,
     )
@@ -75,7 +75,7 @@ def _row(
 
 def _searched(
     problem: Problem, seed: int, flags: argparse.Namespace
-) -> tuple[StepTable, Sets]:
+) -> tuple[Found, Sets]:
     """Returns what a search hands over, and the sets that it was judged on."""
     sets = evaluate.sets(problem, seed=seed, sizes=tuple(flags.sizes))
     stock = evaluate.best_of_families(problem.noise, flags.nfe, sets)
@@ -89,7 +89,7 @@ def _searched(
         )
         meter = Meter(Budget(simulations=flags.budget))
         found = hunt.hunt(problem, sets, stock, settings, meter, lambda _: None, False)
-    return found.chosen.table, sets
+    return found, sets
 
 
 if __name__ == "__main__":

@@ -176,6 +176,7 @@ class Result:
         selected: its error on the select set.
         reported: its error on the report set.
         interval: 95 %, bootstrapped over the report set's noises.
+        scores: errors of all candidates on the select set.
     """
 
     method: str
@@ -185,6 +186,7 @@ class Result:
     selected: float
     reported: float
     interval: tuple[float, float]
+    scores: Mapping[str, float]
 
 
 def report(method: str, candidates: Mapping[str, Sampler], sets: Sets) -> Result:
@@ -201,6 +203,7 @@ def report(method: str, candidates: Mapping[str, Sampler], sets: Sets) -> Result
         selected=scores[chosen],
         reported=float(metrics.root_mean(errors)),
         interval=metrics.interval(errors, metrics.root_mean),
+        scores=scores,
     )
 
 

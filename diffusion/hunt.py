@@ -11,7 +11,6 @@ import solvers
 from diffusion import refine
 from diffusion.evaluate import Result, Sampler, Sets, report
 from diffusion.genomes import GenomeSpace, search_problem
-from diffusion.lower import lower
 from diffusion.problems import Problem
 from diffusion.schedule import Schedule
 from diffusion.space import ScheduleSpace
@@ -116,7 +115,7 @@ def hunt(
         searched.append(report(settings.strategy, schedules, sets))
     top = min(stock, key=lambda r: r.selected)
     if settings.refine_steps and meter.ended != "interrupt":
-        starts = _starts(searched, schedules, stock, sets)
+        starts = _starts(searched, schedules, stock)
         say(f"refining the best of {len(starts)}")
         key = jax.random.key(settings.seed)
         came_from, fitted = refine.race(
@@ -138,14 +137,12 @@ def _starts(
     searched: list[Result],
     schedules: Mapping[str, Schedule],
     stock: list[Result],
-    sets: Sets,
 ) -> dict[str, Sampler]:
     """Returns what to refine: the two best schedules found, and the two best stock families."""
-    scores = {name: sets.select.rmse(lower(one)) for name, one in schedules.items()}
-    ranked = sorted(scores, key=lambda name: scores[name])
-    found: dict[str, Sampler] = {
-        f"{searched[0].method} {name}": schedules[name] for name in ranked[:2]
-    }
+    found: dict[str, Sampler] = {}
+    for result in searched:
+        ranked = sorted(schedules, key=lambda name: result.scores[name])
+        found |= {f"{result.method} {name}": schedules[name] for name in ranked[:2]}
     for result in sorted(stock, key=lambda r: r.selected):
         plain = result.table.noise is None and np.ndim(result.table.carry) == 1
         if plain and len(found) < 4:

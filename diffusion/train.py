@@ -111,6 +111,7 @@ def _images(flags: TrainFlags) -> "tuple[Images, Images, float]":
         Failure: the data can't be read.
     """
     import jax.numpy as jnp
+    import numpy as np
 
     from diffusion import datasets
     from diffusion.training import Images
@@ -118,10 +119,8 @@ def _images(flags: TrainFlags) -> "tuple[Images, Images, float]":
     if flags.data == "digits":
         pixels, labels = datasets.digits()
         shape: tuple[int, ...] = (8, 8, 1)
-        last = slice(9, None, 10)
-        parts = [(pixels, labels), (pixels[last], labels[last])]
-        kept = [i for i in range(len(pixels)) if i % 10 != 9]
-        parts[0] = pixels[kept], labels[kept]
+        last = np.arange(len(pixels)) % 10 == 9
+        parts = [(pixels[rows], labels[rows]) for rows in (~last, last)]
     else:
         if flags.folder is None:
             raise Failure(

@@ -13,11 +13,10 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from mallocgame import agent, climb, rollout
+from mallocgame import agent, climb, engine
 from mallocgame.engine import Found, Settings, Step
 from mallocgame.instance import Problem
-from mallocgame.rollout import Outcome, Plan
-from mallocgame.types import Instance
+from mallocgame.rollout import Plan
 from muzero import agentfile
 from muzero.agents import make_agent
 from muzero.config import SearchConfig, TrainConfig
@@ -69,10 +68,8 @@ def search(
         index = int(jnp.argmin(lanes.seconds))
         if float(lanes.seconds[index]) < best.seconds:
             plan = row(lanes.plan, index)
-            outcome = _play(problem.instance, plan)
-            seconds = float(outcome.timeline.total)
-            if seconds < best.seconds:
-                best = Found(plan, outcome.state, seconds, "agent")
+            found = engine.evaluate(problem, {"agent": plan}, settings)["agent"]
+            best = min(best, found, key=lambda one: one.seconds)
         yield Step(spent, best, lanes)
 
 
@@ -95,11 +92,6 @@ def _lanes(board: agent.Board, state: TrainState) -> climb.Lanes:
     slow = board.instance.all_slow_seconds
     seconds = jnp.where(jnp.isfinite(kept.total), slow * (1.0 - kept.total), jnp.inf)
     return climb.Lanes(plans, seconds.astype(jnp.float32), jnp.int32(0))
-
-
-@jax.jit
-def _play(instance: Instance, plan: Plan) -> Outcome:
-    return rollout.play(instance, plan)
 
 
 __all__ = ["MODES", "Mode", "load", "search"]

@@ -136,7 +136,7 @@ def search(flags: SearchFlags, session: Session) -> Report:
             "clock": flags.clock,
             "lanes": flags.lanes,
             "simulations": flags.simulations,
-            "checkpoint": str(flags.checkpoint),
+            "checkpoint": flags.checkpoint and str(flags.checkpoint),
             "agent": flags.agent_mode(),
             "verify": flags.verify,
             "knobs": flags.knobs,
