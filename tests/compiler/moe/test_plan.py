@@ -64,5 +64,5 @@ def test_a_pipeline_refuses(chunks, ahead):
 def test_a_file_that_holds_none_is_named(tmp_path, text):
     path = tmp_path / "plan.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="plan.json"):
+    with pytest.raises(ValueError, match=r"plan\.json"):
         plans.read(path)
