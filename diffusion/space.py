@@ -8,6 +8,7 @@ and nothing looks back at it. Axes: E evaluations, S = E + 1 steps, points 0..S.
 
 import dataclasses
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -211,41 +212,46 @@ class ScheduleSpace:
     def seeds(self) -> Genome:
         """Returns known solvers as genomes, [n] of them: orders, types, scales, correctors, grids.
 
-        Their first-derivative scales are bh1 and bh2 linearised, as in the released search.
+        Their first-derivative scales are bh1 and bh2 linearised, as in the released search. Each is
+        there with its order kept to the end, and lowered there, as presets are at few steps.
         """
         found = []
         makers = [*GRIDS.values(), reverse_power]
         makers += [functools.partial(reverse_power, power=1.5)]
         for make in makers:
             snr = self.noise.log_snr(make(self.noise, self.evaluations))[:-1]
-            for share in (0.0, 1.0):
-                for order in (1, 2, 3):
-                    for c in (0.0, 1 / 6, -1 / 3) if order > 1 else (0.0,):
-                        for second in (0.5, 1.0) if order > 2 else (1.0,):
-                            for corrector in (False, True):
-                                signed = c if share == 0 else -c
-                                found.append(
-                                    self._seed(
-                                        snr, share, order, signed, second, corrector
-                                    )
-                                )
+            for share, orders in itertools.product((0.0, 1.0), self._known_orders()):
+                order = int(orders[0])
+                scales = (0.0, 1 / 6, -1 / 3) if order > 1 else (0.0,)
+                seconds = (0.5, 1.0) if order > 2 else (1.0,)
+                for c, second, corrector in itertools.product(
+                    scales, seconds, (False, True)
+                ):
+                    signed = c if share == 0 else -c
+                    found.append(
+                        self._seed(snr, share, orders, signed, second, corrector)
+                    )
         result: Genome = jax.tree.map(
             lambda *leaves: jnp.asarray(np.stack(leaves)), *found
         )
         return result
 
+    def _known_orders(self) -> list[np.ndarray]:
+        steps = self.evaluations + 1
+        kept = [np.full(steps, order) for order in (1, 2, 3)]
+        lowered = [np.minimum(each, np.arange(steps, 0, -1)) for each in kept[1:]]
+        return [*kept, *lowered]
+
     def _seed(
         self,
         snr: np.ndarray,
         share: float,
-        order: int,
+        orders: np.ndarray,
         first_scale: float,
         second_scale: float,
         corrector: bool,
     ) -> Genome:
         steps = self.evaluations + 1
-        # The order falls at the end, as presets do at few steps.
-        orders = np.minimum(order, np.arange(steps, 0, -1))
         return Genome(
             log_snr=jnp.asarray(snr, jnp.float32),
             order=jnp.asarray(orders, jnp.int32),
