@@ -6,7 +6,8 @@ Three sets of noise: searches see the first, everything that is chosen is chosen
 the numbers are those of the third. Every baseline gets its best grid, order and variant. RMSE to a
 solution with 400 steps; its distance to one of another prediction type is printed, as is every time.
 Searches measure `--budget` schedules; `refined`, LD3, GS and DyWeight take 4 x `--fit-steps` gradient steps,
-the last three `--fit-steps` from each of four grids.
+the last three `--fit-steps` from each of four grids. Of `--strategies`, `usf` is the released search's evolution,
+the others are the engine's; the first of those is refined.
 """
 
 import argparse
@@ -37,9 +38,10 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs=3, default=[512, 1024, 2048])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--searches", action="store_true", help="run them too")
-    parser.add_argument("--strategies", nargs="+", default=["evolution"])
+    parser.add_argument("--strategies", nargs="+", default=["usf", "evolution"])
     parser.add_argument("--budget", type=int, default=2000, help="schedules")
     parser.add_argument("--fit-steps", type=int, default=600)
+    parser.add_argument("--batch", type=int, default=256, help="noises per step")
     parser.add_argument("--peers", nargs="*", help="only these of the peers")
     flags = parser.parse_args()
     problem = models.load(flags.model, flags.data)
@@ -85,28 +87,35 @@ def _searches(
     """Every search, from the same sets, with as many schedules and as many gradient steps."""
     key = jax.random.key(flags.seed)
     space = ScheduleSpace(noise=problem.noise, evaluations=nfe)
-    tuned = EvolutionConfig(evaluations=flags.budget)
-    began = time.perf_counter()
-    evolved = evolve(space, problem, sets.search, sets.select, key, tuned)
-    name = f"{evolved.evaluations} schedules, {evolved.schedule.first}"
-    _row(evaluate.report("USF's evolution", {name: evolved.schedule}, sets), began)
-    for number, strategy in enumerate(flags.strategies):
+    refined = False
+    for strategy in flags.strategies:
         began = time.perf_counter()
+        if strategy == "usf":
+            tuned = EvolutionConfig(evaluations=flags.budget)
+            evolved = evolve(space, problem, sets.search, sets.select, key, tuned)
+            name = f"{evolved.evaluations} schedules, {evolved.schedule.first}"
+            _row(
+                evaluate.report("USF's evolution", {name: evolved.schedule}, sets),
+                began,
+            )
+            continue
         with tempfile.TemporaryDirectory() as folder:
             settings = hunt.Settings(
                 strategy=strategy,
                 nfe=nfe,
                 seed=flags.seed,
-                refine_steps=0 if number else 4 * flags.fit_steps,
+                refine_steps=0 if refined else 4 * flags.fit_steps,
+                batch=flags.batch,
                 saved=Path(folder) / "schedules.npz",
             )
             meter = Meter(Budget(simulations=flags.budget))
             found = hunt.hunt(
                 problem, sets, stock, settings, meter, lambda _: None, False
             )
+        refined = True
         for result in found.searched:
             _row(result, began)
-    config = FitConfig(steps=flags.fit_steps)
+    config = FitConfig(steps=flags.fit_steps, batch=flags.batch)
     for method, candidates in _peers(problem, sets, nfe, key, config).items():
         if flags.peers is None or method in flags.peers:
             began = time.perf_counter()

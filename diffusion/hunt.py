@@ -30,6 +30,7 @@ class Settings:
         nfe: network evaluations of a sample.
         seed: root of all randomness.
         refine_steps: of gradient descent in all, from the best schedules found and stock solvers; 0 for none.
+        batch: noises of a gradient step.
         saved: file that keeps the best schedules while the search runs.
     """
 
@@ -37,6 +38,7 @@ class Settings:
     nfe: int
     seed: int
     refine_steps: int
+    batch: int = refine.DEFAULT_FIT.batch
     saved: Path
 
 
@@ -119,7 +121,13 @@ def hunt(
         say(f"refining the best of {len(starts)}")
         key = jax.random.key(settings.seed)
         came_from, fitted = refine.race(
-            problem, starts, sets.search, sets.select, key, settings.refine_steps
+            problem,
+            starts,
+            sets.search,
+            sets.select,
+            key,
+            settings.refine_steps,
+            batch=settings.batch,
         )
         name = f"{settings.refine_steps} steps, from {came_from}"
         searched.append(report("refined", {name: fitted.table}, sets))

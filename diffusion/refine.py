@@ -214,6 +214,7 @@ def race(
     select: Judge,
     key: PRNGKeyArray,
     steps: int,
+    batch: int = DEFAULT_FIT.batch,
 ) -> tuple[str, Fitted[Any]]:
     """Refines the best of several starts, by successive halving.
 
@@ -227,6 +228,7 @@ def race(
         select: the noise that decides.
         key: of the batches, consumed.
         steps: of gradient descent in all, a multiple of `RACE_UNIT`.
+        batch: noises per step.
 
     Returns:
         The name of the start that won, and what became of it.
@@ -247,7 +249,9 @@ def race(
             running = {name: (found[name].params, running[name][1]) for name in best}
         running = dict(list(running.items())[:keep])
         config = FitConfig(
-            steps=steps // share // len(running) // 50 * 50, check_every=50
+            steps=steps // share // len(running) // 50 * 50,
+            batch=batch,
+            check_every=50,
         )
         found = {
             name: fit(problem, params, to_table, search, select, one_key, config)
