@@ -39,7 +39,7 @@ class SearchFlags(Flags):
     """A dumped module (*.hlo.pb, gzipped or not), scheduled, or the dump's folder."""
     strategy: str = "auto"
     """auto (climbing and planning by turns), climb, mcts, muzero (the learning agent), msa, greedy; or of
-    the engine: random, local, evolution, brkga, predicted."""
+    the engine: random, local, annealing, evolution, brkga, predicted."""
     checkpoint: Annotated[Path | None, arg(metavar="FILE.json")] = None
     """For muzero: the card of the network that it plays with, which muzero.train wrote."""
     agent: Literal["auto", "zero-shot", "fine-tuned", "from-scratch"] = "auto"

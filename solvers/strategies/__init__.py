@@ -13,6 +13,7 @@ from solvers.strategies.sampling import Random
 STRATEGIES: dict[str, Strategy] = {
     "random": Random(),
     "local": Local(),
+    "annealing": Local(patience=None, heat=0.3),
     "evolution": Evolution(),
     "brkga": RandomKey(),
     "cma": CovarianceAdaptation(),

@@ -1,4 +1,4 @@
-"""Hill-climbing with restarts: lanes side by side, each from neighbour to neighbour."""
+"""Local search: lanes side by side, each from neighbour to neighbour. Hill-climbing with restarts, or annealing."""
 
 import functools
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ from solvers.problem import Problem
 from solvers.protocols import Genome, Proposal, SearchSpace
 from solvers.strategies import population
 
+_NEVER = 2**30  # Rounds.
+
 
 class Lanes(NamedTuple):
     """B climbers. With several objectives each minimises a weighting of its own."""
@@ -24,19 +26,28 @@ class Lanes(NamedTuple):
     scale: Float[
         Array, " M"
     ]  # Of an objective: its spread in the first batch; 0 before.
+    rounds: Int[Array, ""]
+    slack: Float[Array, " B"]  # What the next move may cost, weighted.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Local:
     """Every round each lane measures one neighbour, and moves there if it is not worse.
 
+    With `heat` it is simulated annealing (Kirkpatrick et al. 1983): what is worse by d is moved to with
+    probability exp(-d / temperature).
+
     Attributes:
         lanes: B.
-        patience: rounds without improvement until a lane starts anew from a random schedule.
+        patience: rounds without improvement until a lane starts anew from a random schedule; None for never.
+        heat: temperature at the start, as a share of the spread of costs in the first batch.
+        half_life: rounds in which the temperature halves.
     """
 
     lanes: int = 8
-    patience: int = 40
+    patience: int | None = 40
+    heat: float = 0.0
+    half_life: int = 20
 
     def init(self, problem: Problem, key: PRNGKeyArray) -> Lanes:
         """All lanes are to start."""
@@ -44,14 +55,25 @@ class Local:
         weights = jax.random.dirichlet(key, jnp.ones(shape[1]), shape[:1])
         start = population.empty(problem.space, self.lanes, shape[1])
         none = jnp.full(self.lanes, jnp.inf)
-        stale = jnp.zeros(self.lanes, jnp.int32)
-        return Lanes(start.genomes, none, stale, weights, jnp.zeros(shape[1]))
+        return Lanes(
+            start.genomes,
+            none,
+            stale=jnp.zeros(self.lanes, jnp.int32),
+            weights=weights,
+            scale=jnp.zeros(shape[1]),
+            rounds=jnp.int32(0),
+            slack=jnp.zeros(self.lanes),
+        )
 
     def ask(
         self, problem: Problem, state: Lanes, key: PRNGKeyArray
     ) -> tuple[Proposal, Lanes]:
         """Returns a neighbour of each lane, or a sample where it starts."""
-        return Proposal(_neighbours(problem.space, key, state)), state
+        near, luck = jax.random.split(key)
+        slack = _slack(self, state.rounds, luck) if self.heat else state.slack
+        return Proposal(_neighbours(problem.space, near, state)), state._replace(
+            slack=slack
+        )
 
     def tell(
         self, problem: Problem, state: Lanes, genomes: Genome, costs: np.ndarray
@@ -74,6 +96,15 @@ def _neighbours(space: SearchSpace, key: PRNGKeyArray, lanes: Lanes) -> Genome:
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def _slack(
+    settings: Local, rounds: Int[Array, ""], key: PRNGKeyArray
+) -> Float[Array, " B"]:
+    """Returns T e with e exponential: a change d <= T e has probability exp(-d / T)."""
+    temperature = settings.heat * 0.5 ** (rounds / settings.half_life)
+    return temperature * jax.random.exponential(key, (settings.lanes,))
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def _move(
     settings: Local, lanes: Lanes, genomes: Genome, costs: Float[Array, "B M"]
 ) -> Lanes:
@@ -84,9 +115,9 @@ def _move(
     each = lanes.weights / jnp.where(scale > 0, scale, 1.0)
     weighted = jnp.sum(each * level, axis=1)
     cost = jnp.where(failed, jnp.inf, weighted)
-    moves = cost <= lanes.costs
+    moves = cost <= lanes.costs + lanes.slack
     stale = jnp.where(cost < lanes.costs, 0, lanes.stale + 1)
-    tired = stale >= settings.patience
+    tired = stale >= (settings.patience or _NEVER)
     return Lanes(
         jax.tree.map(
             lambda new, old: jnp.where(moves[:, None], new, old), genomes, lanes.genomes
@@ -95,4 +126,6 @@ def _move(
         jnp.where(tired, 0, stale),
         lanes.weights,
         scale,
+        lanes.rounds + 1,
+        lanes.slack,
     )

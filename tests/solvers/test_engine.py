@@ -26,7 +26,7 @@ from solvers.pool import LocalPool, TimeLimit, WorkerDied
 from solvers.problem import Problem
 from solvers.protocols import Genome, Measurement
 from solvers.spaces import ChoiceSpace
-from solvers.strategies import Beam, Mcts, Predicted
+from solvers.strategies import Beam, Local, Mcts, Predicted
 from tests.solvers import known, slow_oracle
 from tests.solvers.slow_oracle import SlowOracle
 
@@ -39,13 +39,23 @@ ROOT = Path(__file__).parents[2]
     [
         ("random", 300),
         ("local", 400),
+        ("annealing", 400),
         ("evolution", 400),
         ("brkga", 700),
         (Beam(width=8), 3000),
         (Mcts(batch=2, num_simulations=8), 4000),
         ("predicted", 120),
     ],
-    ids=["random", "local", "evolution", "brkga", "beam", "mcts", "predicted"],
+    ids=[
+        "random",
+        "local",
+        "annealing",
+        "evolution",
+        "brkga",
+        "beam",
+        "mcts",
+        "predicted",
+    ],
 )
 def test_reaches_the_best_of_a_landscape(strategy: Any, budget: int) -> None:
     problem, optimum = known.nk_problem(10, 2, 1)
@@ -55,6 +65,24 @@ def test_reaches_the_best_of_a_landscape(strategy: Any, budget: int) -> None:
     assert found.costs[0] <= optimum + slack
     assert len(found.history) == len(set(spaces.keys(found.genomes)))
     assert found.costs[0] == found.history.min()
+
+
+def test_annealing_goes_uphill_as_often_as_metropolis_says() -> None:
+    settings = Local(lanes=4000, patience=None, heat=0.5, half_life=10)
+    problem = solvers.played(ChoiceSpace(sizes=(4,)), _cheapest_first, None)
+    state = settings.init(problem, jax.random.key(0))
+    genomes = Genome(np.zeros((4000, 1), np.int32), np.zeros((4000, 0), np.float32))
+    spread = np.linspace(0.0, 1.0, 4000)[:, None]  # Costs 0 to 1: the unit of heat.
+    state = settings.tell(problem, state, genomes, spread)
+    state = state._replace(costs=jnp.zeros(4000), rounds=jnp.int32(10))
+    _, state = settings.ask(problem, state, jax.random.key(1))
+    moved = settings.tell(problem, state, genomes, np.full((4000, 1), 0.3))
+    share = float(jnp.mean(moved.costs > 0))
+    assert share == pytest.approx(np.exp(-0.3 / 0.25), abs=0.03)
+
+
+def _cheapest_first(_: Any, genome: Genome) -> Any:
+    return genome.choices[0].astype(jnp.float32)
 
 
 @pytest.mark.parametrize("strategy", ["evolution", "local"])
@@ -193,7 +221,7 @@ def test_predictor_compiles_once_in_a_bucket() -> None:
         ("cma", 1, "no choices"),
         ("mcts", 2, "plans in a game"),
         ("beam", 2, "plans in a game"),
-        ("anneal", 1, "there are beam, brkga"),
+        ("anneal", 1, "there are annealing, beam, brkga"),
     ],
 )
 def test_what_does_not_go_together_is_said(

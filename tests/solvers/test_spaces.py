@@ -206,6 +206,7 @@ def test_random_keys_decode_to_the_episode_that_made_them() -> None:
 _SMALL = {
     "random": (STRATEGIES["random"], "nk"),
     "local": (Local(patience=2), "nk"),
+    "annealing": (Local(patience=None, heat=0.3), "nk"),
     "evolution": (Evolution(size=8, batch=8), "nk"),
     "brkga": (RandomKey(size=10), "shop"),
     "cma": (CovarianceAdaptation(batch=6), "shop"),
