@@ -72,7 +72,8 @@ def sample(
         unroll: of the scan; True for all of it.
 
     Raises:
-        ValueError: a table that can't be run, or a stochastic one without a key.
+        ValueError: a table that can't be run, a stochastic one without a key, or a model that changes
+            its input's shape.
     """
     return _run(denoise, table, x, cond, key, on_denoised, on_state, unroll, False)[0]
 
@@ -125,6 +126,10 @@ def _run(
         n, now, weight = row
         point = Point(now.time, now.alpha, now.sigma)
         denoised = denoise(x, point, cond).astype(dtype)
+        if denoised.shape != x.shape:  # A smaller one would be written into a corner.
+            raise ValueError(
+                f"the model makes an array of shape {denoised.shape} of one of {x.shape}"
+            )
         if on_denoised is not None:
             denoised = on_denoised(n, x, denoised).astype(dtype)
         history = jax.lax.dynamic_update_index_in_dim(history, denoised, n % window, 0)

@@ -262,6 +262,9 @@ def test_what_cannot_be_run_is_named() -> None:
         sample(EXACT, broken, NOISE)
     with pytest.raises(ValueError, match=r"table\.sigma has \(3,\) rows"):
         sample(EXACT, plain._replace(sigma=plain.sigma[:3]), NOISE)
+    # It would fit into the sampler's memory, in a corner.
+    with pytest.raises(ValueError, match="makes an array of shape"):
+        sample(lambda x, *_: x[:1], plain, NOISE)
 
 
 _SHARDED = """
