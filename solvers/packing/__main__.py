@@ -61,8 +61,8 @@ class PackingFlags(Flags):
 
 def search(flags: PackingFlags, session: Session) -> Report:
     """Runs the whole command; see docs/packing.md."""
-    from solvers import packing
-    from solvers.packing import compiled, csvfile
+    from solvers import compiled, packing
+    from solvers.packing import csvfile
 
     one_of("method", flags.strategy, packing.METHODS)
     data = read_bytes(flags.input)

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.packing.compiled import compiled
+from solvers.compiled import compiled
 from solvers.packing.sections import Component, Ints
 
 PAUSED, SOLVED, EXHAUSTED = 0, 1, 2

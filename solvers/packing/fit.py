@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.packing import compiled
+from solvers import compiled
 from solvers.packing.problem import Buffer, Packing
 
 Fit = Literal["best", "first"]

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from solvers import compiled
 from solvers.command import Exit, Failure
-from solvers.packing import compiled, cpsat, orders, sections
+from solvers.packing import cpsat, orders, sections
 from solvers.packing.check import violations
 from solvers.packing.fit import Packer, simple_packings
 from solvers.packing.problem import Buffer, Packing, lower_bound, packing

@@ -1,4 +1,4 @@
-"""Compiles integer loops with numba, which is an optional extra.
+"""Compiles loops with numba, which is an optional extra.
 
 Nothing here is imported before a search asks for compiled code: `import numba` takes half a second.
 """
