@@ -23,12 +23,15 @@ class Source(NamedTuple):
         data: the bytes; the cache goes by them.
         partitions: devices that it runs on.
         mesh: axis sizes of the mesh of these devices, in the mesh's order; empty for one device.
+        torus: for each mesh axis the axis of the chips' torus that it runs along; empty: the order of JAX's
+            `create_device_mesh`, which makes rings of neighbours and may bend an axis.
     """
 
     kind: Kind
     data: bytes
     partitions: int = 1
     mesh: tuple[int, ...] = ()
+    torus: tuple[int, ...] = ()
 
 
 class Backend(Protocol):

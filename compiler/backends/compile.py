@@ -65,7 +65,8 @@ def from_function(
         **jit_kwargs: as for `jax.jit`, such as `donate_argnums`.
 
     For several devices give the arguments shardings on a mesh from `backends.mesh`. Which devices these are is the
-    compile's business: the mesh's axes over a topology's devices in the order of `mesh_utils.create_device_mesh`.
+    compile's business: see `Source.torus` (`source._replace(torus=(1, 0))` lays the second mesh axis along the first
+    axis of the torus).
     """
     jaxlib_adapter.check()
     platform = backend_of(topology).platform
@@ -152,6 +153,8 @@ def compile_source(
     }
     if source.mesh:
         entry["mesh"] = list(source.mesh)
+    if source.torus:
+        entry["torus"] = list(source.torus)
     extra = backend.request(topology)
     key = caching.key(source.data, {**entry, **extra})
     if folder := cache.get(key):
@@ -168,6 +171,7 @@ def compile_source(
             "options": values,
             "partitions": source.partitions,
             "mesh": source.mesh,
+            "torus": source.torus,
         }
         answer = _worker(environment).ask(request, timeout)
         files = _collect(Path(scratch), backend)

@@ -59,15 +59,18 @@ def mesh(
     return AbstractMesh(sizes, names)
 
 
-def arrange(devices: Sequence[Any], shape: Sequence[int]) -> list[Any]:
-    """Returns the devices of a mesh in its order, which neighbours on the torus follow.
+def arrange(
+    devices: Sequence[Any], shape: Sequence[int], torus: Sequence[int] = ()
+) -> list[Any]:
+    """Returns the devices of a mesh in its order, last axis fastest.
 
     Args:
         devices: of a topology, in its own order.
         shape: of the mesh. One of size 1 takes the first device.
+        torus: the torus axis that each mesh axis runs along; empty: in JAX's order.
 
     Raises:
-        CompilerError: "unknown-topology", the mesh does not take all devices.
+        CompilerError: "unknown-topology", the mesh does not take all devices, or does not fit the torus.
     """
     from jax.experimental import mesh_utils
 
@@ -79,6 +82,8 @@ def arrange(devices: Sequence[Any], shape: Sequence[int]) -> list[Any]:
             "unknown-topology",
             f"the topology has {len(devices)} devices, the program's mesh {tuple(shape)} has {wanted}",
         )
+    if torus:
+        return _along(devices, shape, torus)
     try:
         ordered = mesh_utils.create_device_mesh(
             tuple(shape), devices=list(devices), allow_split_physical_axes=True
@@ -92,6 +97,24 @@ def arrange(devices: Sequence[Any], shape: Sequence[int]) -> list[Any]:
             "unknown-topology", f"no mesh of shape {tuple(shape)}: {first}"
         ) from error
     return list(ordered.flatten())
+
+
+def _along(
+    devices: Sequence[Any], shape: Sequence[int], torus: Sequence[int]
+) -> list[Any]:
+    places = coordinates(devices)
+    axes = list(zip(*places, strict=True))  # One row of coordinates per torus axis.
+    sizes = tuple(len(set(axis)) for axis in axes)
+    used = [sizes[axis] if 0 <= axis < len(sizes) else 0 for axis in torus]
+    if len(set(torus)) != len(torus) or used != list(shape):
+        raise CompilerError(
+            "unknown-topology",
+            f"a mesh {tuple(shape)} does not fit along axes {tuple(torus)} of a torus {sizes}",
+        )
+    order = sorted(
+        range(len(devices)), key=lambda i: [places[i][axis] for axis in torus]
+    )
+    return [devices[i] for i in order]
 
 
 def coordinates(devices: Sequence[Any]) -> list[list[int]]:

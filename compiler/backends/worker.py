@@ -3,8 +3,8 @@
 Reads one JSON request a line from stdin and answers each with one JSON line on the original stdout; whatever the
 compiler prints goes to stderr. It ends at the end of stdin. The environment is the parent's business.
 
-Request: `{"folder", "platform", "topology", "kind", "options", "partitions", "mesh", "target_config"}`, where `folder`
-holds `module.bin`. The answer is `{"ok": true, "seconds", "memory", "coordinates", "version"}` with the compiler's dumps in `folder/dump` and
+Request: `{"folder", "platform", "topology", "kind", "options", "partitions", "mesh", "torus", "target_config"}`, where
+`folder` holds `module.bin`. The answer is `{"ok": true, "seconds", "memory", "coordinates", "version"}` with the compiler's dumps in `folder/dump` and
 memory-space assignment's tables in `folder/tables`, or `{"ok": false, "reason", "message"}`.
 """
 
@@ -63,7 +63,9 @@ def _compile(request: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     folder = Path(request["folder"])
     data = (folder / "module.bin").read_bytes()
     devices = meshes.arrange(
-        _devices(request, known), request["mesh"] or (request["partitions"],)
+        _devices(request, known),
+        request["mesh"] or (request["partitions"],),
+        request["torus"],
     )
     try:
         parse = (
