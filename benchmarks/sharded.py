@@ -49,8 +49,13 @@ def _array(mesh: "AbstractMesh", spec: tuple[Any, ...], *shape: int) -> Any:
     return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding)
 
 
-def mlp(plan: str) -> Call:
-    """Returns gelu(x w) v with 4096 rows, widths 2048 and 8192, on a mesh of 2 x 4, under a plan of `MLP_PLANS`."""
+def mlp(plan: str, *, windowed: bool = False) -> Call:
+    """Returns gelu(x w) v with 4096 rows, widths 2048 and 8192, on a mesh of 2 x 4.
+
+    Args:
+        plan: of `MLP_PLANS`.
+        windowed: whether the compiler may gather an operand piece by piece while it multiplies, as by default.
+    """
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
@@ -67,9 +72,8 @@ def mlp(plan: str) -> Call:
         _array(mesh, v, MLP_HIDDEN, MLP_WIDTH),
     )
     result = NamedSharding(mesh, PartitionSpec(*out))
-    return Call(
-        two_layers, args, {"out_shardings": result}, WITHOUT_LOOPS | ASYNC_EXCHANGE
-    )
+    options = ASYNC_EXCHANGE | ({} if windowed else WITHOUT_LOOPS)
+    return Call(two_layers, args, {"out_shardings": result}, options)
 
 
 def experts(
@@ -130,11 +134,63 @@ def experts(
     return Call(body, args, {}, dict(ASYNC_EXCHANGE))
 
 
-def compile_call(call: Call, cache: "Cache | None" = None) -> "Compiled":
-    """Compiles a program for the slice."""
+def training_step() -> Call:
+    """Returns a step of plain gradient descent on a perceptron, rows and weights cut over all eight (FSDP).
+
+    Its gradients meet in fusions that are reduce-scatters.
+    """
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from compiler import backends
+
+    def loss(weights: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
+        w, v = weights
+        return (jax.nn.gelu(x @ w) @ v).astype(jnp.float32).var()
+
+    def step(weights: tuple[jax.Array, jax.Array], x: jax.Array) -> Any:
+        value, gradients = jax.value_and_grad(loss)(weights, x)
+        rate = jnp.bfloat16(0.01)
+        return value, jax.tree.map(lambda w, g: w - g * rate, weights, gradients)
+
+    mesh = backends.mesh(TOPOLOGY, (2, 4), ("x", "y"))
+    cut = (("x", "y"),)
+    weights = (_array(mesh, cut, 1024, 4096), _array(mesh, cut, 4096, 1024))
+    whole, rows = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((), cut))
+    shardings = (whole, (rows, rows))
+    args = (weights, _array(mesh, cut, 4096, 1024))
+    return Call(step, args, {"out_shardings": shardings}, dict(WITHOUT_LOOPS))
+
+
+def scanned() -> Call:
+    """Returns six layers in a loop, each of which gathers its weights first."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from compiler import backends
+
+    def layers(weights: jax.Array, x: jax.Array) -> jax.Array:
+        def layer(x: jax.Array, w: jax.Array) -> tuple[jax.Array, None]:
+            return jnp.tanh(x @ w), None
+
+        return jax.lax.scan(layer, x, weights)[0]
+
+    mesh = backends.mesh(TOPOLOGY, (2, 4), ("x", "y"))
+    cut = ("x", "y")
+    args = (_array(mesh, (None, cut), 6, 1024, 1024), _array(mesh, (cut,), 4096, 1024))
+    result = NamedSharding(mesh, PartitionSpec(cut))
+    return Call(layers, args, {"out_shardings": result}, dict(WITHOUT_LOOPS))
+
+
+def compile_call(
+    call: Call, cache: "Cache | None" = None, torus: tuple[int, ...] = ()
+) -> "Compiled":
+    """Compiles a program for the slice; `torus` says along which of its axes the mesh's axes run."""
     from compiler import backends
 
     source = backends.from_function(
         call.fn, *call.args, topology=TOPOLOGY, **call.jit_kwargs
-    )
+    )._replace(torus=torus)
     return backends.compile_source(source, TOPOLOGY, call.options, cache=cache)

@@ -4,8 +4,9 @@ Reads one JSON request a line from stdin and answers each with one JSON line on 
 compiler prints goes to stderr. It ends at the end of stdin. The environment is the parent's business.
 
 Request: `{"folder", "platform", "topology", "kind", "options", "partitions", "mesh", "torus", "target_config"}`, where
-`folder` holds `module.bin`. The answer is `{"ok": true, "seconds", "memory", "coordinates", "version"}` with the compiler's dumps in `folder/dump` and
-memory-space assignment's tables in `folder/tables`, or `{"ok": false, "reason", "message"}`.
+`folder` holds `module.bin`. The answer is `{"ok": true, "seconds", "memory", "coordinates", "version"}` with the
+compiler's dumps in `folder/dump` and memory-space assignment's tables in `folder/tables`, or
+`{"ok": false, "reason", "message"}`.
 """
 
 import contextlib

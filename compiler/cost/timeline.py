@@ -10,7 +10,7 @@ without an estimate.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from compiler.cost.links import Links, price
@@ -99,7 +99,8 @@ def simulate(
     if link_model == "per-axis" and not coordinates:
         raise ValueError('link_model "per-axis" needs the partitions\' coordinates')
     places = tuple(map(tuple, coordinates))
-    rules = _Rules(links, latency, link_model, places, all_reduce_dimensions)
+    devices = len(places) or _num_devices(module)
+    rules = _Rules(links, latency, link_model, places, devices, all_reduce_dimensions)
     state = _State()
     _run(module.entry, state, rules)
     return Timeline(
@@ -126,6 +127,7 @@ class _Rules:
     latency: float
     link_model: LinkModel
     coordinates: tuple[tuple[int, ...], ...]
+    devices: int
     all_reduce_dimensions: int
 
 
@@ -174,8 +176,8 @@ def _step(node: Node, state: _State, rules: _Rules) -> None:
             _run(called, state, rules)
         return
     if node.opcode == "async-start":
-        for moved in _wrapped(node):
-            _start(node, moved, state, rules)
+        for wrapped in _wrapped(node):
+            _start(node, wrapped, state, rules)
         return
     found = collective_kind(node.opcode)
     if node.opcode == "async-done" or (found and found[1] == "done"):
@@ -219,7 +221,7 @@ def _start(node: Node, moved: Collective, state: _State, rules: _Rules) -> None:
     """Queues a collective for its links."""
     members = groups(moved.node)
     axes = _axes(members, rules.coordinates)
-    devices = _group_size(moved, members, rules.coordinates)
+    devices = _group_size(moved, members, rules.devices)
     dimensions = min(rules.all_reduce_dimensions, max(len(axes), 1))
     cycles = price(
         rules.links, moved.kind, moved.result_bytes, devices, rules.latency, dimensions
@@ -333,17 +335,13 @@ def _axes(members: Groups, coordinates: Sequence[Sequence[int]]) -> tuple[int, .
     )
 
 
-def _group_size(
-    moved: Collective, members: Groups, coordinates: Sequence[Sequence[int]]
-) -> int:
+def _group_size(moved: Collective, members: Groups, devices: int) -> int:
     if moved.kind == "collective-permute":
         return 2 if any(a != b for a, b in members) else 1
-    if members:
-        return max(map(len, members))
-    return max(len(coordinates), 1)
+    return max(map(len, members), default=devices)
 
 
-def seconds(timeline: Timeline, links: Links) -> Mapping[str, float]:
-    """Returns a timeline's figures in seconds, by name."""
-    names = ("total", "compute", "exposed", "communication")
-    return {name: getattr(timeline, name) / links.clock_hz for name in names}
+def _num_devices(module: Module) -> int:
+    """Returns how many devices the groups of a module's collectives name; 1 if there are none."""
+    named = [groups(node) for node in module.nodes() if collective(node)]
+    return 1 + max((max(g) for members in named for g in members), default=0)

@@ -140,6 +140,10 @@ def _of_mesh(message: pb.MeshReplicaGroups) -> Groups:
     ids = _iota(sizes)
     if message.mesh.device_ids:
         ids = np.array(message.mesh.device_ids).reshape(sizes)
+    elif message.mesh.HasField("iota_device_ids"):
+        ordered = message.mesh.iota_device_ids
+        ids = _iota(tuple(ordered.reshape_dims))
+        ids = ids.transpose(list(ordered.transpose_perm)).reshape(sizes)
     # Every axis as (before, in the group, behind); whole axes have nothing around.
     parts = [[1, size, 1] for size in sizes]
     grouped: list[tuple[int, int]] = []
@@ -150,8 +154,7 @@ def _of_mesh(message: pb.MeshReplicaGroups) -> Groups:
             grouped.append((axis, pre))
             cuts = {1, pre, pre * size, sizes[axis]}
             cuts |= set(itertools.accumulate(parts[axis], lambda a, b: a * b))
-            ordered = sorted(cuts)
-            parts[axis] = [b // a for a, b in itertools.pairwise(ordered)]
+            parts[axis] = [b // a for a, b in itertools.pairwise(sorted(cuts))]
         else:
             grouped.append((axis, 1))
             parts[axis] = [sizes[axis]]

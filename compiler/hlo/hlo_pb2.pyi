@@ -198,7 +198,7 @@ class ListedReplicaGroups(_message.Message):
     def __init__(self, replica_groups: _Optional[_Iterable[_Union[ReplicaGroup, _Mapping]]] = ..., iota_replica_group_list: _Optional[_Union[IotaReplicaGroups, _Mapping]] = ...) -> None: ...
 
 class DeviceMesh(_message.Message):
-    __slots__ = ("axes", "device_ids")
+    __slots__ = ("axes", "device_ids", "iota_device_ids")
     class Axis(_message.Message):
         __slots__ = ("name", "size")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -206,11 +206,20 @@ class DeviceMesh(_message.Message):
         name: str
         size: int
         def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
+    class Iota(_message.Message):
+        __slots__ = ("reshape_dims", "transpose_perm")
+        RESHAPE_DIMS_FIELD_NUMBER: _ClassVar[int]
+        TRANSPOSE_PERM_FIELD_NUMBER: _ClassVar[int]
+        reshape_dims: _containers.RepeatedScalarFieldContainer[int]
+        transpose_perm: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, reshape_dims: _Optional[_Iterable[int]] = ..., transpose_perm: _Optional[_Iterable[int]] = ...) -> None: ...
     AXES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_IDS_FIELD_NUMBER: _ClassVar[int]
+    IOTA_DEVICE_IDS_FIELD_NUMBER: _ClassVar[int]
     axes: _containers.RepeatedCompositeFieldContainer[DeviceMesh.Axis]
     device_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, axes: _Optional[_Iterable[_Union[DeviceMesh.Axis, _Mapping]]] = ..., device_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    iota_device_ids: DeviceMesh.Iota
+    def __init__(self, axes: _Optional[_Iterable[_Union[DeviceMesh.Axis, _Mapping]]] = ..., device_ids: _Optional[_Iterable[int]] = ..., iota_device_ids: _Optional[_Union[DeviceMesh.Iota, _Mapping]] = ...) -> None: ...
 
 class MeshReplicaGroups(_message.Message):
     __slots__ = ("mesh", "axes")
