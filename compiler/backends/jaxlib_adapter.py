@@ -182,11 +182,12 @@ def compile_module(
 
 
 def memory_stats(executable: Any) -> dict[str, int]:
-    """Returns the compiler's memory statistics in bytes, by name without `_in_bytes`."""
+    """Returns the compiler's memory statistics in bytes, by name, such as `argument` or `peak`."""
     stats = executable.get_compiled_memory_stats()
     found: dict[str, int] = {}
     for name in dir(stats):
         value = getattr(stats, name)
         if not name.startswith("_") and isinstance(value, int):
-            found[name.removesuffix("_in_bytes").removesuffix("_size")] = value
+            short = name.removesuffix("_in_bytes").removesuffix("_size")
+            found[short.removesuffix("_memory")] = value
     return found

@@ -94,10 +94,10 @@ def simulate(
             emits on v5e:2x4; its scheduler prices as many as there are.
 
     Raises:
-        ValueError: "per-axis" without coordinates, or not those of this program.
+        ValueError: several axes without coordinates, or not those of this program.
     """
-    if link_model == "per-axis" and not coordinates:
-        raise ValueError('link_model "per-axis" needs the partitions\' coordinates')
+    if not coordinates and (link_model == "per-axis" or all_reduce_dimensions > 1):
+        raise ValueError("a model of several axes needs the partitions' coordinates")
     places = tuple(map(tuple, coordinates))
     devices = len(places) or _num_devices(module)
     rules = _Rules(links, latency, link_model, places, devices, all_reduce_dimensions)
@@ -226,9 +226,8 @@ def _start(node: Node, moved: Collective, state: _State, rules: _Rules) -> None:
     cycles = price(
         rules.links, moved.kind, moved.result_bytes, devices, rules.latency, dimensions
     )
-    if rules.link_model == "one":
-        used, stream = ["links"], "links"
-    else:
+    used, stream = ["links"], "links"
+    if rules.link_model == "per-axis" and axes:
         used = [str(axis) for axis in axes]
         stream = f"{'axis' if len(used) == 1 else 'axes'} {', '.join(used)}"
     begin = max([state.time, *(state.free.get(link, 0.0) for link in used)])

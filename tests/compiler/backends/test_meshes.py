@@ -103,6 +103,7 @@ def test_a_compile_for_eight_devices(compiled: backends.Compiled) -> None:
     # x is cut eight ways, w four ways, the result two ways.
     assert compiled.memory.argument == 64 * 64 * 4 * (1 / 8 + 1 / 4)
     assert compiled.memory.output == 64 * 64 * 4 / 2
+    assert compiled.memory.peak
     assert compiled.coordinates == ()
 
 

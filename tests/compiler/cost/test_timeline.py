@@ -217,6 +217,8 @@ def test_per_axis_needs_to_know_where_devices_are() -> None:
     module = module_of(start("s", "x", ACROSS), done("d", "s"))
     with pytest.raises(ValueError, match="needs the partitions' coordinates"):
         simulate(module, V5E, link_model="per-axis")
+    with pytest.raises(ValueError, match="needs the partitions' coordinates"):
+        simulate(module, V5E, all_reduce_dimensions=2)
     with pytest.raises(ValueError, match="4 coordinates; the program has device 4"):
         simulate(module, V5E, link_model="per-axis", coordinates=grid((4,)))
 
