@@ -43,7 +43,7 @@ class Settings:
     plans: int = 12
     first_rate: float = 0.05
     last_rate: float = 5e-4
-    price_rate: float = 0.1
+    price_rate: float = 0.5
     settled: float = 0.9
     moves_every: int = 4
     moves: int = 4
