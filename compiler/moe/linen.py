@@ -15,7 +15,7 @@ from compiler.moe.plan import Plan
 
 
 class MoE(nn.Module):
-    """A mixture-of-experts layer, with parameters `gate` and `experts` as those of `layer.MoE`.
+    """A mixture-of-experts layer, with the parameters of `layer.MoE`, named `gate_…` and `experts_…`.
 
     Attributes:
         hidden: H.
@@ -55,14 +55,12 @@ class MoE(nn.Module):
         )
 
     def _make(self, group: str, weights: Mapping[str, Weight]) -> dict[str, Array]:
-        return {
-            name: self.param(
-                f"{group}_{name}",
-                nn.with_partitioning(
-                    weight.init, weight.mesh_axes(self.plan), mesh=self.mesh
-                ),
-                weight.shape,
-                self.param_dtype,
+        made = {}
+        for name, weight in weights.items():
+            init = nn.with_partitioning(weight.init, weight.mesh_axes(self.plan))
+            # Unboxing would constrain the array, which Flax can't do on a mesh of explicit axes.
+            box = self.param(
+                f"{group}_{name}", init, weight.shape, self.param_dtype, unbox=False
             )
-            for name, weight in weights.items()
-        }
+            made[name] = box.value if isinstance(box, nn.Partitioned) else box
+        return made

@@ -95,7 +95,10 @@ class Body:
     ) -> tuple[Array, _Kept]:
         if self.plan.chunk_axis == "width":
             return self._forward_by_width(rows, weights, filled)
-        expert, chunks = self.parts.expert, _cuts(self.plan.forward.sizes(rows.shape[1]))
+        expert, chunks = (
+            self.parts.expert,
+            _cuts(self.plan.forward.sizes(rows.shape[1])),
+        )
 
         def send(chunk: slice) -> Array:
             return self._send(rows[:, chunk], _within(filled, chunk))
@@ -116,7 +119,10 @@ class Body:
         self, rows: Array, weights: Weights, filled: Array
     ) -> tuple[Array, _Kept]:
         """Columns arrive while earlier ones go through the first product, and leave while later ones are made."""
-        expert, chunks = self.parts.expert, _cuts(self.plan.forward.sizes(rows.shape[2]))
+        expert, chunks = (
+            self.parts.expert,
+            _cuts(self.plan.forward.sizes(rows.shape[2])),
+        )
 
         def send(chunk: slice) -> Array:
             return self._send(rows[:, :, chunk], filled)
@@ -140,7 +146,9 @@ class Body:
     ) -> tuple[Array, Weights]:
         rows, weights, filled, kept = residuals
         expert, plan = self.parts.expert, self.plan
-        total = jax.tree.map(lambda weight: jnp.zeros_like(weight, jnp.float32), weights)
+        total = jax.tree.map(
+            lambda weight: jnp.zeros_like(weight, jnp.float32), weights
+        )
 
         def send(chunk: slice) -> tuple[Array, Any, Array]:
             some = _within(filled, chunk)
@@ -176,9 +184,7 @@ class Body:
             )
 
         chunks = _cuts(plan.backward.sizes(rows.shape[1]))
-        d_rows = _join(
-            _interleave(chunks, plan.backward.ahead, send, compute, back), 1
-        )
+        d_rows = _join(_interleave(chunks, plan.backward.ahead, send, compute, back), 1)
         return d_rows, jax.tree.map(lambda t, w: t.astype(w.dtype), total, weights)
 
     def _send(self, rows: Array, filled: Array) -> Array:
