@@ -218,6 +218,8 @@ class MoE(nnx.Module):
         self.plan, self.mesh, self.keep = plan, mesh, keep
         self.parts = make_parts(plan, **parts)
         gate, expert = declare(self.parts, plan, width, hidden, experts)
+        # Without a mesh the weights are whole, and only say how they are to be spread.
+        spread = mesh is not None or not jax.sharding.get_abstract_mesh().empty
 
         def make(weights: Mapping[str, Weight]) -> nnx.Dict:
             return nnx.Dict(
@@ -226,6 +228,7 @@ class MoE(nnx.Module):
                         weight.init(rngs.params(), weight.shape, param_dtype),
                         out_sharding=tuple(_spec(weight, plan)),
                         mesh=mesh,
+                        eager_sharding=spread,
                     )
                     for name, weight in weights.items()
                 }

@@ -57,7 +57,8 @@ class MoE(nn.Module):
     def _make(self, group: str, weights: Mapping[str, Weight]) -> dict[str, Array]:
         made = {}
         for name, weight in weights.items():
-            init = nn.with_partitioning(weight.init, weight.mesh_axes(self.plan))
+            axes: Any = weight.mesh_axes(self.plan)  # Several per dimension, at times.
+            init = nn.with_partitioning(weight.init, axes)
             # Unboxing would constrain the array, which Flax can't do on a mesh of explicit axes.
             box = self.param(
                 f"{group}_{name}", init, weight.shape, self.param_dtype, unbox=False

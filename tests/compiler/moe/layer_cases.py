@@ -1,9 +1,10 @@
 """Runs layers on eight devices beside the dense reference, and prints what differs as JSON.
 
 A script of its own, since the number of devices must be set before JAX starts: `layer_cases.py 0 17 …` runs these
-rows of the product of all that a layer may be, `layer_cases.py checks` the functions below whose names start so.
+rows of the product of all that a layer may be, `checks` among them the functions below whose names start so.
 """
 
+import functools
 import itertools
 import json
 import sys
@@ -244,7 +245,8 @@ def check_dropless_equals_dense_and_drops_nothing():
     gate = gates.GShard(dropless=True)
     parts = make_parts(_PLAN, gate=gate)
     weights = make_weights(parts, _PLAN)
-    y, m = apply(X, *weights, parts=parts, plan=_PLAN, mesh=mesh_of(_PLAN))
+    run = functools.partial(apply, parts=parts, plan=_PLAN, mesh=mesh_of(_PLAN))
+    y, m = jax.jit(run)(X, *weights)
     expected = layer_reference.layer(
         X.reshape(-1, WIDTH),
         *weights,
@@ -438,9 +440,8 @@ def check_ragged_moves_rows_as_dense_exchanges_do():
     spec = jax.P(("a", "b"))
     lax.ragged_all_to_all = emulated
     try:
-        there, back, dense = jax.shard_map(
-            both, mesh=mesh_of(plan), in_specs=spec, out_specs=spec
-        )(rows, filled)
+        run = jax.shard_map(both, mesh=mesh_of(plan), in_specs=spec, out_specs=spec)
+        there, back, dense = jax.jit(run)(rows, filled)
     finally:
         lax.ragged_all_to_all = real
     return {
@@ -451,8 +452,11 @@ def check_ragged_moves_rows_as_dense_exchanges_do():
 
 if __name__ == "__main__":
     assert jax.device_count() == 8
-    if sys.argv[1] == "checks":
-        names = [name for name in dict(globals()) if name.startswith("check_")]
-        print(json.dumps({name: globals()[name]() for name in names}))
-    else:
-        print(json.dumps({index: run_case(int(index)) for index in sys.argv[1:]}))
+    results = {}
+    for argument in sys.argv[1:]:
+        if argument == "checks":
+            names = [name for name in dict(globals()) if name.startswith("check_")]
+            results |= {name: globals()[name]() for name in names}
+        else:
+            results[argument] = run_case(int(argument))
+    print(json.dumps(results))
