@@ -96,8 +96,10 @@ class Plan:
     forward: Pipeline = Pipeline()
     backward: Pipeline = Pipeline()
     gradient_share: tuple[float, ...] = ()
-    compiler_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    compiler_options: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict, hash=False
+    )
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         names = [name for name, _ in self.mesh]

@@ -25,6 +25,10 @@ def test_is_read_back_as_written(tmp_path):
     assert plans.read(path) == _plan()
 
 
+def test_can_be_hashed_as_settings_of_a_module_are():
+    assert len({_plan(), _plan(), _plan(exchange="ragged")}) == 2
+
+
 def test_spans_and_copies():
     assert _plan().experts_span == 4
     assert _plan().shards_span == 2
