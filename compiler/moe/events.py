@@ -78,6 +78,9 @@ class _Streams(NamedTuple):
 
 class _Queues(NamedTuple):
     streams: _Streams
+    clock: Float[
+        Array, ""
+    ]  # Start of the last event: no chunk overtakes another, even where no stream holds it.
     head: Int[Array, " 8"]
     start: Float[Array, "8 R"]
     end: Float[Array, "8 R"]
@@ -130,7 +133,8 @@ def _layer(
         head = jnp.minimum(queues.head, room - 1)
         ready = _ready(queues, layer, head, now)
         free = jnp.max(queues.streams.free + idle, axis=1)
-        begins = jnp.where(queues.head < counts, jnp.maximum(ready, free), jnp.inf)
+        begins = jnp.maximum(jnp.maximum(ready, free), queues.clock)
+        begins = jnp.where(queues.head < counts, begins, jnp.inf)
         first = jnp.min(begins)
         stage = jnp.argmin(jnp.where(begins == first, rank, NUM_STAGES + 1))
         happens = jnp.isfinite(first)
@@ -145,6 +149,7 @@ def _layer(
         here = (stage, jnp.where(happens, index, room))
         return _Queues(
             streams,
+            jnp.where(happens, first, queues.clock),
             queues.head.at[stage].add(happens),
             queues.start.at[here].set(first, mode="drop"),
             queues.end.at[here].set(ends, mode="drop"),
@@ -152,7 +157,7 @@ def _layer(
 
     queues, _ = jax.lax.scan(
         event,
-        _Queues(streams, jnp.zeros(NUM_STAGES, jnp.int32), never, never),
+        _Queues(streams, now, jnp.zeros(NUM_STAGES, jnp.int32), never, never),
         length=NUM_STAGES * room,
     )
     there = jnp.arange(room) < counts[:, None]
@@ -193,3 +198,22 @@ def _dense(
     free_now = jnp.where(compute & (layer.dense > 0), ends, free_now)
     busy = streams.busy + links * layer.beside + compute * layer.dense
     return _Streams(free_now, busy), ends
+
+
+def chunked(
+    startup: Float[Array | np.ndarray, "... 8"],
+    work: Float[Array | np.ndarray, "... 8"],
+    fractions: Float[Array | np.ndarray, "... R"],
+) -> Float[Array, "... 8 R"]:
+    """Returns the times of chunks: of each a start-up, and its fraction of the work."""
+    return (
+        jnp.asarray(startup)[..., None]
+        + jnp.asarray(work)[..., None] * jnp.asarray(fractions)[..., None, :]
+    )
+
+
+# Streams of a cluster: links between nodes, links inside a node, compute.
+CLUSTER = np.zeros((NUM_STAGES, 3), bool)
+CLUSTER[[DISPATCH, COMBINE, GRADIENT], 0] = True
+CLUSTER[[GATHER, REDUCE], 1] = True
+CLUSTER[EXPERT, 2] = True
