@@ -147,7 +147,8 @@ def space(setting: Setting) -> ChoiceSpace:
             len(PIECES),
             2,
         ),
-        repair_fn=functools.partial(_canonical, setting, tables(setting)),
+        # Compiled, since many callers are not.
+        repair_fn=jax.jit(functools.partial(_canonical, setting, tables(setting))),
         rate=1.0,
     )
 
