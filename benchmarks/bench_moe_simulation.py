@@ -166,7 +166,7 @@ def _grid(
 
     def one(startup: Array, work: Array, gradient: Array, row: Array) -> Array:
         degree, shape, ahead, pieces, last = row
-        fractions = jnp.asarray(game._FRACTIONS)[degree, shape]
+        fractions = jnp.asarray(game.FRACTIONS)[degree, shape]
         chunks = jnp.asarray(game.DEGREES)[degree]
         times = events.chunked(startup, work, fractions)
         times = times.at[events.GRADIENT].set(gradient[pieces])
@@ -406,6 +406,7 @@ def _described(setting: Setting, best: optimum.Optimum) -> str:
         plan.reduce if plan.shard_axes else "",
         f"r {pipeline(plan.forward)} / {pipeline(plan.backward)}",
         f"{share:.0%} of gradients inside" if share else "",
+        "sync" if not plan.compiler_options else "",
     ]
     return "; ".join(part for part in parts if part)
 

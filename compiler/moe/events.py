@@ -13,7 +13,6 @@ There is no branch and no Python in the loop: one scan over layers, one over the
 among the eight heads. Times are in any one unit.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -107,7 +106,7 @@ def total(layers: Layers) -> Float[Array, ""]:
     return simulate(layers).total
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def totals(layers: Layers) -> Float[Array, " B"]:
     """Returns the totals of a batch of schedules: every field has a leading axis B."""
     return jax.vmap(total)(layers)

@@ -4,9 +4,9 @@
     result = solvers.search(game.problem(setting), "evolution", Budget(simulations=2000), key=0)
     plan = game.plan(setting, result.best)
 
-`solvers.adapters` make a game of it that mctx plays gene by gene. A cost is in millions of cycles: forward and backward pass of a
-stack of layers in the event simulation (`events`), with collectives and GEMMs as the compiler prices them (`machine`).
-Not finite where the experts' weights exceed the memory.
+`solvers.adapters` make a game of it that mctx plays gene by gene. A cost is in millions of cycles: forward and
+backward pass of a stack of layers in the event simulation (`events`), with collectives and GEMMs as the compiler prices
+them (`machine`). Not finite where the experts' weights exceed the memory.
 """
 
 import functools
@@ -70,7 +70,7 @@ def _chunks(degree: int, graded: bool) -> tuple[int, ...]:
     return GRADED[degree] if graded else (1,) * degree
 
 
-def _fractions() -> np.ndarray:
+def _chunk_fractions() -> np.ndarray:
     """Returns the chunks' parts of the whole, by degree and shape, zeros behind: [5, 2, ROOM]."""
     table = np.zeros((len(DEGREES), 2, ROOM), np.float32)
     for i, degree in enumerate(DEGREES):
@@ -80,7 +80,7 @@ def _fractions() -> np.ndarray:
     return table
 
 
-_FRACTIONS = _fractions()
+FRACTIONS = _chunk_fractions()
 
 
 @functools.cache
@@ -159,7 +159,7 @@ def _layers(
     """Returns what the simulator runs for one direction of `count` layers."""
     first = (FORWARD, BACKWARD)[direction]
     way = (genes[FACTOR], genes[EXCHANGE], genes[REDUCE])
-    fractions = jnp.asarray(_FRACTIONS)[genes[first], genes[first + 1]]
+    fractions = jnp.asarray(FRACTIONS)[genes[first], genes[first + 1]]
     chunks = jnp.asarray(DEGREES)[genes[first]]
     times = events.chunked(
         jnp.asarray(cost.startup)[way][direction],

@@ -125,8 +125,9 @@ def exhaustive(setting: Setting) -> Optimum:
 def closed_form(setting: Setting) -> Genome:
     """Returns FSMoE's own choice: layout, degrees and share of the gradients with the least time by its formulas.
 
-    Direct all-to-alls, made asynchronous; reduce-scatters; equal chunks, all sent first; gradients in one piece before
-    what comes back. The formulas take every collective for asynchronous, and expert and shard links for separate.
+    Direct all-to-alls, and all-reduces of gradients, asynchronous where the compiler has them so; reduce-scatters; equal
+    chunks, all sent first; gradients in one piece before what comes back. The formulas take every collective for
+    asynchronous, and expert and shard links for separate.
 
     Raises:
         ValueError: no layout fits the memory.
@@ -135,7 +136,8 @@ def closed_form(setting: Setting) -> Genome:
     best, chosen = np.inf, None
     for factor in np.flatnonzero(cost.feasible):
         genes = np.zeros(NUM_GENES, np.int32)
-        genes[FACTOR], genes[ASYNC_EXCHANGE] = factor, 1
+        genes[FACTOR] = factor
+        genes[ASYNC_EXCHANGE] = genes[ASYNC_REDUCE] = 1
         genes[FORWARD + 2] = genes[BACKWARD + 2] = len(game.AHEAD) - 1
         startup, work = cost.gradient[factor]
         total = 0.0
