@@ -1,24 +1,14 @@
-"""Lines of TPU generations: collectives as the compiler prices them, GEMMs as it estimates them.
+"""Lines of TPU generations: collectives as the compiler prices them (`compiler.cost.links`), GEMMs as it estimates them.
 
-The compiler's latency-hiding scheduler prices a collective by C cycles per MiB that passes one link in one direction,
-with no start-up. Messages are MiB of the buffer that a device holds before the collective. N is the number of devices
-in a group, which is one ring.
-
-| collective | cycles |
-|---|---|
-| all-gather of s | C·s·N/2 on v5e, C·s·(N−1) on tpu7x, else C·s·(N−1)/2 |
-| reduce-scatter of s | the mirror: as an all-gather of s/N (the compiler prices it at nothing, but for tpu7x) |
-| all-to-all of s | C·s·2(N−1)/N; C·s·(N−1)/N on tpu7x |
-| all-reduce of s over k torus axes | C·s/k |
-| permute of s | C·s |
-
-These are predictions of a compiler (libtpu 0.0.52); nothing here was timed on a TPU. Latency is not in the compiler's
-model and comes as a parameter.
+Messages are MiB of the buffer that a device holds before the collective. These are predictions of a compiler; nothing
+here was timed on a TPU. Latency is not in the compiler's model and comes as a parameter.
 """
 
-import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
+from compiler.cost import links
+from compiler.cost.links import MIB
 from compiler.moe.performance import Kind, Line, PerformanceModel
 
 Generation = Literal["v4", "v5e", "v5p", "v6e", "tpu7x"]
@@ -29,29 +19,13 @@ _FLOPS_PER_ROW = 2 * 2048 * 8192
 _CYCLES_PER_ROW = 260.5
 _V5E_FLOPS_PER_CYCLE = 197e12 / 1.5e9
 EFFICIENCY = _FLOPS_PER_ROW / _CYCLES_PER_ROW / _V5E_FLOPS_PER_CYCLE
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Link:
-    """What one generation's table says.
-
-    Attributes:
-        cycles_per_mib: C, through one link in one direction.
-        clock: Hz.
-        flops: per second in bf16, dense, one chip (tpu7x: one of its two cores), as published.
-    """
-
-    cycles_per_mib: float
-    clock: float
-    flops: float
-
-
-LINKS: dict[Generation, Link] = {
-    "v4": Link(cycles_per_mib=24_577, clock=1.05e9, flops=275e12),
-    "v5e": Link(cycles_per_mib=33_715.6, clock=1.5e9, flops=197e12),
-    "v5p": Link(cycles_per_mib=19_658, clock=1.75e9, flops=459e12),
-    "v6e": Link(cycles_per_mib=19_658, clock=1.75e9, flops=918e12),
-    "tpu7x": Link(cycles_per_mib=21_343, clock=1.9e9, flops=1153.5e12),
+# Per second in bf16, dense, one chip (tpu7x: one of its two cores), as published.
+PEAK_FLOPS: Mapping[Generation, float] = {
+    "v4": 275e12,
+    "v5e": 197e12,
+    "v5p": 459e12,
+    "v6e": 918e12,
+    "tpu7x": 1153.5e12,
 }
 
 
@@ -69,23 +43,23 @@ def cycles_per_mib(
     Raises:
         ValueError: a kind or a generation that the table has not.
     """
-    if generation not in LINKS:
+    link = _links(generation)
+    prices: dict[Kind, Callable[[], float]] = {
+        "all_gather": lambda: links.all_gather(link, MIB, span),
+        "reduce_scatter": lambda: links.reduce_scatter(link, MIB / span, span),
+        "all_to_all": lambda: links.all_to_all(link, MIB, span),
+        "all_reduce": lambda: links.all_reduce(link, MIB, span, dimensions=torus_axes),
+        "permute": lambda: links.permute(link, MIB, span),
+    }
+    if kind not in prices:
+        raise ValueError(f"no link cost of {kind!r}")
+    return prices[kind]()
+
+
+def _links(generation: Generation) -> links.Links:
+    if generation not in PEAK_FLOPS:
         raise ValueError(f"{generation!r} is none of {', '.join(get_args(Generation))}")
-    if span == 1:
-        return 0.0
-    link = LINKS[generation].cycles_per_mib
-    if kind in ("all_gather", "reduce_scatter"):
-        received = {"v5e": span / 2, "tpu7x": span - 1}.get(generation, (span - 1) / 2)
-        return link * received / (span if kind == "reduce_scatter" else 1)
-    if kind == "all_to_all":
-        # Half of it at two devices on v5p, where both directions of the pair are used.
-        factor = {("v5p", 2): 0.5}.get((generation, span), 2 * (span - 1) / span)
-        return link * ((span - 1) / span if generation == "tpu7x" else factor)
-    if kind == "all_reduce":
-        return link / (1 if generation == "tpu7x" else torus_axes)
-    if kind == "permute":
-        return link
-    raise ValueError(f"no link cost of {kind!r}")
+    return links.LINKS[generation]
 
 
 def hops(kind: Kind, span: int) -> int:
@@ -118,9 +92,7 @@ def tpu(
     Raises:
         ValueError: an unknown generation.
     """
-    if generation not in LINKS:
-        raise ValueError(f"{generation!r} is none of {', '.join(get_args(Generation))}")
-    link = LINKS[generation]
+    link = _links(generation)
     lines: dict[Kind, Line] = {"gemm": gemm(generation)}
     kinds: tuple[Kind, ...] = (
         "all_to_all",
@@ -132,7 +104,7 @@ def tpu(
     for kind in kinds:
         wait = hop_seconds * hops(kind, span) + startup_seconds * (span > 1)
         lines[kind] = Line(
-            startup=wait * link.clock,
+            startup=link.cycles(wait),
             slope=cycles_per_mib(generation, kind, span, torus_axes),
         )
     return PerformanceModel(
@@ -147,12 +119,12 @@ def tpu(
             "torus_axes": torus_axes,
             "hop_seconds": hop_seconds,
             "startup_seconds": startup_seconds,
-            "clock": link.clock,
+            "clock": link.clock_hz,
         },
     )
 
 
 def gemm(generation: Generation) -> Line:
     """Returns the GEMM line of a generation, in cycles over flops."""
-    link = LINKS[generation]
-    return Line(startup=GEMM_STARTUP, slope=link.clock / link.flops / EFFICIENCY)
+    peak = PEAK_FLOPS[generation] / _links(generation).clock_hz
+    return Line(startup=GEMM_STARTUP, slope=1 / peak / EFFICIENCY)
