@@ -39,6 +39,7 @@ class Setting:
         mesh: axis names and sizes; each is a ring of the torus.
         configuration: of a layer; its samples are those of one device, its spans are not looked at.
         layers: N, all alike.
+        dense: whether the products of attention are part of a layer.
         element_bytes: of activations and gradients; bfloat16 by default.
         weight_bytes: per expert weight that a device holds, optimiser included.
         memory: bytes that the experts' weights may take on a device; None for no limit.
@@ -51,6 +52,7 @@ class Setting:
     mesh: tuple[tuple[str, int], ...] = (("x", 2), ("y", 4))
     configuration: Configuration
     layers: int = 2
+    dense: bool = True
     element_bytes: int = 2
     weight_bytes: int = 2
     memory: float | None = None
@@ -229,7 +231,7 @@ def tables(setting: Setting) -> Tables:
     everywhere = setting.span(tuple(names))
     for f, axes in enumerate(ways):
         experts_here = c.experts / setting.span(axes.expert_axes)
-        dense = 4 * c.width**2 * setting.element_bytes / MIB
+        dense = 4 * c.width**2 * setting.element_bytes / MIB * setting.dense
         copied = weights(setting, axes) * setting.element_bytes / MIB
         parts = (
             _collective(setting, "all_reduce", dense, everywhere, setting.reduce_axes),
@@ -260,7 +262,7 @@ def tables(setting: Setting) -> Tables:
                     busy = uses[f, e, r, a, b, stage].any()
                     uses[f, e, r, a, b, stage, -1] |= busy
     rows = 2 * c.tokens * (4 * c.width**2 + 2 * c.length * c.width) * gemm.slope
-    forward = DENSE_GEMMS * gemm.startup + rows
+    forward = (DENSE_GEMMS * gemm.startup + rows) * setting.dense
     limit = math.inf if setting.memory is None else setting.memory
     held = [setting.layers * weights(setting, axes) for axes in ways]
     return Tables(
