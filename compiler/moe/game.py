@@ -199,6 +199,11 @@ def direction_cost(
     return jnp.where(jnp.asarray(cost.feasible)[genes[FACTOR]], cycles, jnp.inf)
 
 
+def forward_cost(count: int, cost: Tables, genome: Genome) -> Float[Array, ""]:
+    """Returns the millions of cycles of the forward pass."""
+    return direction_cost(count, 0, cost, genome) / 1e6
+
+
 def step_cost(count: int, cost: Tables, genome: Genome) -> Float[Array, ""]:
     """Returns the millions of cycles of both passes."""
     both = [direction_cost(count, which, cost, genome) for which in range(2)]

@@ -38,6 +38,7 @@ class Setting:
         generation: of the TPU.
         mesh: axis names and sizes; each is a ring of the torus.
         configuration: of a layer; its samples are those of one device, its spans are not looked at.
+        layout: axes of experts and axes of shards, where they are given; else they are part of the search.
         layers: N, all alike.
         dense: whether the products of attention are part of a layer.
         element_bytes: of activations and gradients; bfloat16 by default.
@@ -51,6 +52,7 @@ class Setting:
     generation: Generation = "v5e"
     mesh: tuple[tuple[str, int], ...] = (("x", 2), ("y", 4))
     configuration: Configuration
+    layout: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     layers: int = 2
     dense: bool = True
     element_bytes: int = 2
@@ -65,9 +67,13 @@ class Setting:
             raise ValueError(f"a stack has a layer, not {self.layers}")
         if not factorisations(self):
             raise ValueError(
-                f"no axes of {self.mesh} divide {self.configuration.experts} experts "
+                f"no axes of {self.mesh}{self._given} divide {self.configuration.experts} experts "
                 f"and a hidden width of {self.configuration.hidden}"
             )
+
+    @property
+    def _given(self) -> str:
+        return "" if self.layout is None else f", laid out as {self.layout},"
 
     def span(self, axes: tuple[str, ...]) -> int:
         """Returns how many devices axes span."""
@@ -95,6 +101,8 @@ def factorisations(setting: Setting) -> tuple[Factorisation, ...]:
                 for wanted in range(3)
             )
         )
+        if setting.layout not in (None, axes[:2]):
+            continue
         if (
             setting.configuration.experts % setting.span(axes.expert_axes) == 0
             and setting.configuration.hidden % setting.span(axes.shard_axes) == 0

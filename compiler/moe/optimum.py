@@ -64,6 +64,11 @@ def _repaired(setting: Setting, genes: jax.Array) -> jax.Array:
     return repair(genes)
 
 
+def repaired(setting: Setting, genes: np.ndarray) -> np.ndarray:
+    """Returns the members of the space that are meant by many genomes [B 14]."""
+    return np.asarray(_repaired(setting, jnp.asarray(genes)))
+
+
 def _members(setting: Setting, direction: int) -> np.ndarray:
     """Returns every different setting of the genes that one direction depends on, the others 0."""
     sizes = game.space(setting).sizes
@@ -72,7 +77,7 @@ def _members(setting: Setting, direction: int) -> np.ndarray:
     table = np.zeros((len(rows), NUM_GENES), np.int32)
     table[:, genes] = rows
     kept = np.zeros_like(table)
-    kept[:, genes] = np.asarray(_repaired(setting, jnp.asarray(table)))[:, genes]
+    kept[:, genes] = repaired(setting, table)[:, genes]
     return np.unique(kept, axis=0)
 
 

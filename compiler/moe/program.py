@@ -64,7 +64,9 @@ def build(setting: Setting, plan: Plan, passes: Passes, mesh: AbstractMesh) -> P
                 x = x + _projected(x, dense[k])
             of_layer = {name: weight[k] for name, weight in weights.items()}
             rows, back = _dealt(x, c.experts, slots)
-            x = x + back(body(rows, of_layer, filled))
+            answers = back(body(rows, of_layer, filled))
+            # Experts alone are what published figures are of: nothing is added to what comes back.
+            x = x + answers if setting.dense else answers
         return x
 
     def varying(weight: Array, over: tuple[tuple[str, ...] | None, ...]) -> Array:

@@ -1,0 +1,206 @@
+"""The loop: search in the event simulation, compile the promising, look around what the compiler likes best.
+
+First a strategy of the engine searches the simulation. Then plans are compiled: no plan, FSMoE's choice and the best
+found. From there on, of all plans that differ from the best compiled one in one or two choices, the one that the
+simulation likes best and that has not been compiled is next.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+import solvers
+from compiler.backends import CompilerError
+from compiler.moe import game, optimum
+from compiler.moe.machine import Setting, tables
+from compiler.moe.oracle import Judge, Judged
+from compiler.moe.plan import Plan
+from compiler.moe.program import Passes
+from solvers.command.units import Budget, Meter
+from solvers.problem import Problem
+from solvers.protocols import Genome
+
+_NO_VALUES = np.zeros(0, np.float32)
+_KEPT = 64  # Of the simulation.
+_FINALISTS = 3  # Of those, compiled before looking around.
+
+DEFAULT, CLOSED_FORM = "no plan", "FSMoE's choice"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A plan with what is known of it.
+
+    Attributes:
+        name: where it is from.
+        genes: in the game.
+        plan: what they mean.
+        simulated: cycles by the event simulation.
+        judged: what the compiler made of it; None if it was not asked, or refused.
+        failure: why it refused.
+    """
+
+    name: str
+    genes: tuple[int, ...]
+    plan: Plan
+    simulated: float
+    judged: Judged | None = None
+    failure: str = ""
+
+    @property
+    def cycles(self) -> float:
+        """The compiler's word, infinite without."""
+        return self.judged.timeline.total if self.judged else np.inf
+
+
+class Simulated(NamedTuple):
+    """What the first phase found: plans by name, and the evaluations that it took."""
+
+    candidates: dict[str, Candidate]
+    history: list[tuple[int, float]]  # Evaluations, and the best cycles so far.
+
+
+def problem_of(setting: Setting, passes: Passes) -> Problem:
+    """Returns the search in the simulation, of both passes or the forward pass alone."""
+    both = game.problem(setting)
+    if passes == "step":
+        return both
+    cost = functools.partial(game.forward_cost, setting.layers)
+    starts = both.starts
+    return dataclasses.replace(
+        solvers.played(game.space(setting), cost, tables(setting)), starts=starts
+    )
+
+
+def simulate(
+    setting: Setting,
+    passes: Passes,
+    strategy: str,
+    budget: Budget,
+    seed: int,
+    say: Callable[[str], None],
+) -> Simulated:
+    """Returns the best plans of the simulation, beside no plan and FSMoE's choice."""
+    meter, history = Meter(budget), list[tuple[int, float]]()
+    given = problem_of(setting, passes)
+    best = None
+    for progress in solvers.watch(given, strategy, meter, seed, keep=_KEPT):
+        best = progress.genomes
+        cost = 1e6 * float(progress.costs[0, 0])
+        if not history or cost < history[-1][1]:
+            history.append((meter.simulations, cost))
+        say(f"{cost:.0f} cycles in the simulation")
+    assert best is not None  # The start was measured.
+    found = {
+        DEFAULT: game.default(setting),
+        CLOSED_FORM: optimum.closed_form(setting),
+    }
+    # Plans that the simulation can't tell apart would be compiled for nothing.
+    costs = _simulated(setting, passes, np.asarray(best.choices))
+    _, different = np.unique(costs, return_index=True)
+    for k, row in enumerate(different[:_FINALISTS].tolist(), 1):
+        found[f"{strategy} {k}"] = Genome(np.asarray(best.choices[row]), _NO_VALUES)
+    costs = _simulated(setting, passes, np.stack([g.choices for g in found.values()]))
+    return Simulated(
+        {
+            name: _candidate(setting, name, np.asarray(genome.choices), cost)
+            for (name, genome), cost in zip(found.items(), costs.tolist(), strict=True)
+        },
+        history,
+    )
+
+
+def measure(
+    judge: Judge, start: Simulated, meter: Meter, say: Callable[[str], None]
+) -> Iterator[Candidate]:
+    """Yields candidates as they are compiled, until the budget ends or nothing near the best is left.
+
+    Args:
+        judge: the compiler.
+        start: of `simulate`.
+        meter: told of each compile, and polled between them.
+        say: is told what is being compiled.
+    """
+    seen: set[tuple[int, ...]] = set()
+    best: Candidate | None = None
+    waiting = list(start.candidates.values())
+    while not meter.done():
+        if not waiting:
+            if best is None:
+                return
+            near = _neighbours(judge.setting, judge.passes, best, seen)
+            if near is None:
+                return
+            waiting.append(near)
+        one = waiting.pop(0)
+        if one.genes in seen:
+            continue
+        seen.add(one.genes)
+        say(f"compiling {one.name}")
+        try:
+            one = dataclasses.replace(one, judged=judge(one.plan))
+        except CompilerError as error:
+            if error.reason in ("missing", "unsupported-version", "unknown-topology"):
+                raise
+            one = dataclasses.replace(one, failure=f"{error.reason}: {error}")
+        except ValueError as error:
+            one = dataclasses.replace(one, failure=str(error))
+        meter.spend(measurements=1)
+        if best is None or one.cycles < best.cycles:
+            best = one
+        yield one
+
+
+def _neighbours(
+    setting: Setting, passes: Passes, best: Candidate, seen: set[tuple[int, ...]]
+) -> Candidate | None:
+    """Returns the best in the simulation of what differs in one or two choices and was not compiled."""
+    sizes = game.space(setting).sizes
+    genes = np.array(best.genes, np.int32)
+    changes = [
+        (gene, value)
+        for gene, size in enumerate(sizes)
+        for value in range(size)
+        if value != genes[gene]
+    ]
+    rows = [genes.copy() for _ in changes]
+    for row, (gene, value) in zip(rows, changes):
+        row[gene] = value
+    for (g, v), (h, w) in itertools.combinations(changes, 2):
+        if g != h:
+            row = genes.copy()
+            row[g], row[h] = v, w
+            rows.append(row)
+    repaired = np.unique(optimum.repaired(setting, np.stack(rows)), axis=0)
+    costs = _simulated(setting, passes, repaired)
+    for index in np.argsort(costs, kind="stable").tolist():
+        key = tuple(repaired[index].tolist())
+        if key not in seen and np.isfinite(costs[index]):
+            return _candidate(
+                setting, f"near {best.name}", repaired[index], float(costs[index])
+            )
+    return None
+
+
+def _candidate(
+    setting: Setting, name: str, genes: np.ndarray, cycles: float
+) -> Candidate:
+    genome = Genome(np.asarray(genes, np.int32), _NO_VALUES)
+    return Candidate(
+        name=name.removeprefix("near near "),
+        genes=tuple(int(gene) for gene in genome.choices),
+        plan=game.plan(setting, genome),
+        simulated=cycles,
+    )
+
+
+def _simulated(setting: Setting, passes: Passes, genes: np.ndarray) -> np.ndarray:
+    """Returns the cycles of many genomes."""
+    cycles = optimum.simulated(setting, 0, genes)
+    if passes == "step":
+        cycles = cycles + optimum.simulated(setting, 1, genes)
+    return cycles

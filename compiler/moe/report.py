@@ -1,0 +1,168 @@
+"""What a search for a plan leaves for a person: timelines as a page and for Perfetto."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from compiler.cost import links, perfetto
+from compiler.cost.timeline import COMPUTE, Event
+from compiler.moe.explore import Candidate, Simulated
+from compiler.moe.machine import Setting
+from compiler.moe.program import Passes
+from solvers.command import Session, write_text
+from solvers.report import (
+    Column,
+    Component,
+    Fact,
+    Interval,
+    Lane,
+    Lanes,
+    Line,
+    Page,
+    Section,
+    Series,
+    Table,
+    TimeAxis,
+)
+from solvers.report import render as render_page
+
+# Shorter ones can't be seen, and there are thousands.
+_LEAST_SHARE = 2e-4
+
+
+def write(
+    session: Session,
+    setting: Setting,
+    found: Simulated,
+    compiled: list[Candidate],
+    best: Candidate,
+    passes: Passes,
+) -> dict[str, Path]:
+    """Writes `report.html`, and `trace.json` of the best plan's compiled timeline."""
+    page = _page(session, setting, found, compiled, best, passes)
+    written = {"report": write_text(session.out / "report.html", render_page(page))}
+    if best.judged:
+        prices = links.of_topology(best.judged.compiled.topology)
+        path = session.out / "trace.json"
+        perfetto.write(best.judged.timeline.events, prices.clock_hz, path)
+        written["trace"] = path
+    return written
+
+
+def _page(
+    session: Session,
+    setting: Setting,
+    found: Simulated,
+    compiled: list[Candidate],
+    best: Candidate,
+    passes: Passes,
+) -> Page:
+    shown = compiled or list(found.candidates.values())
+    table = Table(
+        title="Plans",
+        columns=[
+            "plan",
+            Column(name="simulated", unit="cycles"),
+            Column(name="compiled", unit="cycles"),
+            Column(name="waiting for exchanges", unit="cycles"),
+            "experts over",
+            "cut over",
+            "exchange",
+            "chunks there",
+            "chunks back",
+        ],
+        rows=[
+            [
+                one.name,
+                round(one.simulated),
+                round(one.cycles) if one.judged else None,
+                round(one.judged.timeline.exposed) if one.judged else None,
+                " ".join(one.plan.expert_axes),
+                " ".join(one.plan.shard_axes),
+                one.plan.exchange,
+                " ".join(map(str, one.plan.forward.chunks)),
+                " ".join(map(str, one.plan.backward.chunks)),
+            ]
+            for one in shown
+        ],
+        best=next(k for k, one in enumerate(shown) if one.genes == best.genes),
+        note="cycles of one device: simulated before compiling, and as the compiler schedules them",
+    )
+    sections = [Section(title="Result", components=[table])]
+    lanes: list[Component] = [
+        _lanes(one)
+        for one in (shown[0], best)
+        if one.judged and (one is best or one.genes != best.genes)
+    ]
+    if lanes:
+        sections.append(
+            Section(
+                title="Timelines",
+                components=lanes,
+                note="streams over time; hatched: the computation waits",
+            )
+        )
+    x, y = zip(*found.history, strict=True)
+    sections.append(
+        Section(
+            title="Search in the simulation",
+            components=[
+                Line(
+                    series=[Series(name=session.flags.strategy, x=list(x), y=list(y))],
+                    y_unit="cycles",
+                )
+            ],
+        )
+    )
+    first = shown[0]
+    before, after = (
+        (first.cycles, best.cycles)
+        if best.judged and first.judged
+        else (first.simulated, best.simulated)
+    )
+    return Page(
+        title=f"{setting.layers} expert layers on {' × '.join(str(n) for _, n in setting.mesh)} {setting.generation}",
+        subtitle=f"{'forward pass' if passes == 'forward' else 'both passes'}, handed over: {best.name}",
+        facts=[
+            Fact(
+                name="speed-up", value=round(before / after, 3), unit="×", emphasis=True
+            ),
+            Fact(name=first.name, value=round(before), unit="cycles"),
+            Fact(name=best.name, value=round(after), unit="cycles"),
+        ],
+        sections=sections,
+        footer=session.name,
+    )
+
+
+def _lanes(one: Candidate) -> Lanes:
+    assert one.judged
+    events = one.judged.timeline.events
+    least = _LEAST_SHARE * one.judged.timeline.total
+    streams = [COMPUTE, *sorted({e.stream for e in events} - {COMPUTE})]
+    return Lanes(
+        title=one.name,
+        lanes=[
+            Lane(name=stream, intervals=list(_intervals(events, stream, least)))
+            for stream in streams
+        ],
+        axis=TimeAxis(unit="cycles", group="cycles"),
+        amount_label="cycles",
+        amount_unit="cycles",
+        categories=sorted({event.kind for event in events}),
+    )
+
+
+def _intervals(
+    events: Iterable[Event], stream: str, least: float
+) -> Iterable[Interval]:
+    for event in events:
+        if event.stream == stream and event.end - event.start >= least:
+            waited = min(event.exposed, event.end - event.start)
+            yield Interval(
+                label=event.name,
+                start=event.start,
+                end=event.end,
+                amount=event.end - event.start,
+                wait=(event.end - waited, event.end) if waited else None,
+                category=event.kind,
+            )
