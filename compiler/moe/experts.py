@@ -34,7 +34,7 @@ class FFN:
 
     def activate(self, before: Float[Array, "e S t h"]) -> Float[Array, "e S t h"]:
         """Returns act(before)."""
-        return self.activation(before)
+        return _flat(self.activation, before)
 
     def out(
         self, weights: Weights, hidden: Float[Array, "e S t h"], columns: slice
@@ -65,7 +65,7 @@ class GatedFFN:
     ) -> Float[Array, "e S t h"]:
         """Returns act(gate) ⊙ value."""
         gate, value = before
-        return self.activation(gate) * value
+        return _flat(lambda gate, value: self.activation(gate) * value, gate, value)
 
     def out(
         self, weights: Weights, hidden: Float[Array, "e S t h"], columns: slice
@@ -80,6 +80,13 @@ def _matrices(
     into = Weight((experts, width, hidden), _INIT, ("expert", None, "hidden"))
     out = Weight((experts, hidden, width), _INIT, ("expert", "hidden", None))
     return {**dict.fromkeys(first, into), "out": out}
+
+
+def _flat(fn: Callable[..., Array], *x: Array) -> Array:
+    """Applies an elementwise function to rows. In four dimensions the TPU compiler may fuse it with both products, and
+    hides fewer exchanges (16 chunks of 1024 rows on v5e: 7.2 million cycles in place of 4.9)."""
+    rows = (part.reshape(-1, part.shape[-1]) for part in x)
+    return fn(*rows).reshape(x[0].shape)
 
 
 def _project(x: Array, matrix: Array) -> Array:

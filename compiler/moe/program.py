@@ -132,6 +132,8 @@ def _dealt(
     """Returns rows [E, T, M] that hold every token as often as there is room, and the way back: the mean."""
     tokens, width = x.shape
     copies, rest = divmod(experts * slots, tokens)
+    if copies == 1 and not rest:
+        return x.reshape(experts, slots, width), lambda rows: rows.reshape(x.shape)
     whole = jnp.concatenate([x] * copies + ([x[:rest]] if rest else []))
 
     def back(rows: Array) -> Array:
