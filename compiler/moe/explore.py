@@ -96,19 +96,20 @@ def simulate(
         say(f"{cost:.0f} cycles in the simulation")
     assert best is not None  # The start was measured.
     found = {
-        DEFAULT: game.default(setting),
-        CLOSED_FORM: optimum.closed_form(setting),
+        DEFAULT: np.asarray(game.default(setting).choices),
+        CLOSED_FORM: np.asarray(optimum.closed_form(setting).choices),
     }
     # Plans that the simulation can't tell apart would be compiled for nothing.
-    costs = _simulated(setting, passes, np.asarray(best.choices))
-    _, different = np.unique(costs, return_index=True)
+    choices = _relevant(np.asarray(best.choices), passes)
+    _, different = np.unique(_simulated(setting, passes, choices), return_index=True)
     for k, row in enumerate(different[:_FINALISTS].tolist(), 1):
-        found[f"{strategy} {k}"] = Genome(np.asarray(best.choices[row]), _NO_VALUES)
-    costs = _simulated(setting, passes, np.stack([g.choices for g in found.values()]))
+        found[f"{strategy} {k}"] = choices[row]
+    rows = optimum.repaired(setting, _relevant(np.stack([*found.values()]), passes))
+    costs = _simulated(setting, passes, rows)
     return Simulated(
         {
-            name: _candidate(setting, name, np.asarray(genome.choices), cost)
-            for (name, genome), cost in zip(found.items(), costs.tolist(), strict=True)
+            name: _candidate(setting, name, genes, cost)
+            for name, genes, cost in zip(found, rows, costs.tolist(), strict=True)
         },
         history,
     )
@@ -175,7 +176,8 @@ def _neighbours(
             row = genes.copy()
             row[g], row[h] = v, w
             rows.append(row)
-    repaired = np.unique(optimum.repaired(setting, np.stack(rows)), axis=0)
+    repaired = optimum.repaired(setting, _relevant(np.stack(rows), passes))
+    repaired = np.unique(repaired, axis=0)
     costs = _simulated(setting, passes, repaired)
     for index in np.argsort(costs, kind="stable").tolist():
         key = tuple(repaired[index].tolist())
@@ -184,6 +186,14 @@ def _neighbours(
                 setting, f"near {best.name}", repaired[index], float(costs[index])
             )
     return None
+
+
+def _relevant(genes: np.ndarray, passes: Passes) -> np.ndarray:
+    """Returns genomes [B 14] without choices that the passes do not see."""
+    if passes == "step":
+        return genes
+    unseen = np.arange(game.NUM_GENES) >= game.BACKWARD
+    return np.where(unseen, 0, genes).astype(np.int32)
 
 
 def _candidate(

@@ -201,7 +201,9 @@ class _State:
         if self.best is not None and rng.random() < 0.5:
             chosen = self.best.copy()
         disturbed = (self.iterations // s.moves_every) % 2 == 0
-        scale = self.unit * 10 ** rng.uniform(-4.5, -1.5)
+        scale = self.unit * 10 ** rng.uniform(-4.5, -0.5)
+        if disturbed:
+            price = price * np.exp(0.5 * rng.standard_normal(price.shape))
         for k in range(s.moves):
             base = self.base
             if disturbed and k < s.moves - 1:  # The last one settles.
