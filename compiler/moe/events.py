@@ -4,7 +4,7 @@ A layer's chunks go through a chain of stages, and some stages use the same stre
 
     ENTER → DISPATCH → GATHER → EXPERT → REDUCE → COMBINE → LEAVE            GRADIENT (pieces, by themselves)
 
-ENTER and LEAVE are the inner half of a hierarchical exchange. A stage is a queue: chunk i before chunk i + 1. Of the
+ENTER and LEAVE are there for exchanges of two steps, first and last. A stage is a queue: chunk i before chunk i + 1. Of the
 queues' heads the one that can start first does, as soon as its chunk is ready and all its streams are free; of those
 that start at the same time, the first by rank. So a stream serves whichever task is ready first. A stage that uses no
 stream waits for none. A collective that the machine runs synchronously uses the compute stream as well.

@@ -105,7 +105,7 @@ def _canonical(setting: Setting, cost: Tables, genome: Genome) -> Genome:
     idle = ~jnp.asarray(cost.exchanged)[factor]
     exchange = jnp.where((hierarchical & one_axis) | idle, 0, genes[EXCHANGE])
     gathered = exchange == EXCHANGES.index("all_gather")
-    reduces = jnp.asarray(cost.sharded)[factor] | gathered
+    reduces = jnp.asarray(cost.sharded)[factor]
     genes = genes.at[EXCHANGE].set(exchange)
     genes = genes.at[REDUCE].set(jnp.where(reduces, genes[REDUCE], 0))
     genes = genes.at[ASYNC_EXCHANGE].set(

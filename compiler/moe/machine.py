@@ -179,33 +179,33 @@ def _stages(
     """Returns what the stages of the communication cost, and the axes that they use."""
     c = setting.configuration
     moved = c.slots * c.width * setting.element_bytes / MIB
-    own = c.tokens * c.width * setting.element_bytes / MIB
-    span, shards = setting.span(axes.expert_axes), setting.span(axes.shard_axes)
+    shards = setting.span(axes.shard_axes)
     outer: tuple[str, ...] = axes.expert_axes
     inner: tuple[str, ...] = ()
     if exchange == "hierarchical":
         outer, inner = axes.expert_axes[:-1], axes.expert_axes[-1:]
-    if exchange == "all_gather":
-        sent = _collective(setting, "all_gather", own, span)
-        back = _reduction(setting, reduce, own * span, span)
-    else:
-        sent = back = _collective(setting, "all_to_all", moved, setting.span(outer))
-    turned = _collective(setting, "all_to_all", moved, setting.span(inner))
+    # All slots go to all devices, in both directions; each keeps its own.
+    kind: Kind = "all_gather" if exchange == "all_gather" else "all_to_all"
+    over_outer = _collective(setting, kind, moved, setting.span(outer))
+    over_inner = _collective(setting, kind, moved, setting.span(inner))
+    # The inner axis goes first both ways.
+    back = (inner, outer) if inner else (outer, inner)
+    back_costs = (over_inner, over_outer) if inner else (over_outer, over_inner)
     costs = {
-        events.ENTER: turned,
-        events.DISPATCH: sent,
+        events.ENTER: over_inner,
+        events.DISPATCH: over_outer,
         events.GATHER: _collective(setting, "all_gather", moved, shards),
         events.REDUCE: _reduction(setting, reduce, moved * shards, shards),
-        events.COMBINE: back,
-        events.LEAVE: turned,
+        events.COMBINE: back_costs[0],
+        events.LEAVE: back_costs[1],
     }
     used = {
         events.ENTER: inner,
         events.DISPATCH: outer,
         events.GATHER: axes.shard_axes,
         events.REDUCE: axes.shard_axes,
-        events.COMBINE: outer,
-        events.LEAVE: inner,
+        events.COMBINE: back[0],
+        events.LEAVE: back[1],
     }
     return costs, used
 
@@ -219,8 +219,6 @@ def _synchronous(
         held += [events.ENTER, events.DISPATCH, events.COMBINE, events.LEAVE]
     if reduce == "reduce_scatter" or (reduce == "all_reduce" and not async_reduce):
         held += [events.REDUCE]
-        if exchange == "all_gather":
-            held += [events.COMBINE]
     return tuple(held)
 
 

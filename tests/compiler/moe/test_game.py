@@ -191,3 +191,31 @@ def test_closed_forms_choose_what_they_can():
 def test_refuses_what_cannot_be_laid_out():
     with pytest.raises(ValueError, match="a stack has a layer"):
         dataclasses.replace(SETTING, layers=0)
+
+
+def test_costs_of_exchanges():
+    """Over 2×4: C·s·2(N−1)/N for one all-to-all of eight or one per axis, C·s·N/2 for an all-gather."""
+    held = machine.tables(SETTING)
+    way = factor(SETTING, "x", "y")
+    link = 33_715.6 * 8 * 1024 * 2048 * 2 / 2**20
+    ends = {
+        "all_to_all": {events.DISPATCH: 1.75, events.COMBINE: 1.75},
+        "hierarchical": {
+            events.ENTER: 1.5,
+            events.DISPATCH: 1.0,
+            events.COMBINE: 1.5,
+            events.LEAVE: 1.0,
+        },
+        "all_gather": {events.DISPATCH: 4.0, events.COMBINE: 4.0},
+    }
+    for kind, stages in ends.items():
+        work = held.work[way, machine.EXCHANGES.index(kind), 0, 0] / link
+        for stage in (events.ENTER, events.DISPATCH, events.COMBINE, events.LEAVE):
+            np.testing.assert_allclose(work[stage], stages.get(stage, 0.0), rtol=1e-6)
+    y = [name for name, _ in SETTING.mesh].index("y")
+    used = held.uses[way, machine.EXCHANGES.index("hierarchical"), 0, 1, 0]
+    assert [s for s in range(events.NUM_STAGES) if used[s, y]] == [
+        events.ENTER,
+        events.COMBINE,
+        events.GRADIENT,
+    ]
