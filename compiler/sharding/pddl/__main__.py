@@ -50,8 +50,7 @@ class PddlFlags(Flags):
 def solve(flags: PddlFlags, session: Session) -> Report:
     """Runs the whole command; see docs/sharding.md."""
     one_of("strategy", flags.strategy, STRATEGIES)
-    engine = flags.strategy in _ENGINE
-    if not engine:
+    if flags.strategy not in _ENGINE:
         compiled.require("--strategy decomposition")
     content = read_bytes(flags.input)
     from compiler.sharding.pddl.instance import judge, least_memory, read
@@ -69,9 +68,8 @@ def solve(flags: PddlFlags, session: Session) -> Report:
             f"needs is {least.peak}",
             Exit.INFEASIBLE,
         )
-    steps = _engine(instance, flags, session) if engine else _own(instance, session)
     with session.progress("searching") as bar:
-        for step in steps:
+        for step in _steps(instance, flags, session):
             bar.update(f"{step.cost:.6g}, proven {step.bound:.6g}")
             best = step
     judged = judge(instance, best.assignment)
@@ -112,38 +110,17 @@ def solve(flags: PddlFlags, session: Session) -> Report:
     )
 
 
-def _own(instance: "Instance", session: Session) -> Iterator["Step"]:
-    from compiler.sharding.pddl.decomposition import search
-
-    return search(instance, session.meter, session.flags.seed)
-
-
-def _engine(
+def _steps(
     instance: "Instance", flags: PddlFlags, session: Session
 ) -> Iterator["Step"]:
-    """The same by a strategy of `solvers`; proves nothing."""
-    keep_compiled(on_host=False)
-    import numpy as np
+    if flags.strategy in _ENGINE:
+        keep_compiled(on_host=True)
+        from compiler.sharding.pddl.engine import by_engine
 
-    import solvers
-    from compiler.sharding.pddl import engine
-    from compiler.sharding.pddl.instance import judge, least_memory
-    from compiler.sharding.pddl.model import build
-    from compiler.sharding.pddl.step import Step
+        return by_engine(instance, flags.strategy, session.meter, flags.seed)
+    from compiler.sharding.pddl.decomposition import search
 
-    model = build(instance)
-    best = least_memory(instance)
-    cost = judge(instance, best).cost
-    yield Step(best, cost, 0.0, 0)
-    watched = solvers.watch(
-        engine.problem(model), flags.strategy, session.meter, flags.seed
-    )
-    for progress in watched:
-        found = model.assignment(np.asarray(progress.genomes.choices[0], np.int64))
-        judged = judge(instance, found)
-        if judged.peak <= instance.limit and judged.cost < cost:
-            best, cost = found, judged.cost
-        yield Step(best, cost, 0.0, progress.spent)
+    return search(instance, session.meter, flags.seed)
 
 
 def main() -> int:

@@ -2,13 +2,17 @@
 
 import functools
 import itertools
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 import solvers
-from compiler.sharding.pddl.model import FORBIDDEN, Model
+from compiler.sharding.pddl.instance import Instance, judge, least_memory
+from compiler.sharding.pddl.model import FORBIDDEN, Model, build
+from compiler.sharding.pddl.step import Step
+from solvers.command.units import Meter
 from solvers.protocols import Genome
 from solvers.spaces import ChoiceSpace
 
@@ -59,3 +63,19 @@ def _cost(shape: _Shape, arrays: dict[str, Array], genome: Genome) -> Float[Arra
     change = change.at[shape.intervals[:, 1]].add(-usage)
     over = jnp.max(jnp.cumsum(change)) - 1.0
     return cost + jnp.where(over > 0, FORBIDDEN * (1.0 + over), 0.0)
+
+
+def by_engine(
+    instance: Instance, strategy: str, meter: Meter, seed: int
+) -> Iterator[Step]:
+    """Yields steps of the search by a strategy of `solvers`; it proves no bound."""
+    model = build(instance)
+    best = least_memory(instance)
+    cost = judge(instance, best).cost
+    yield Step(best, cost, 0.0, 0)
+    for progress in solvers.watch(problem(model), strategy, meter, seed):
+        found = model.assignment(np.asarray(progress.genomes.choices[0], np.int64))
+        judged = judge(instance, found)
+        if judged.peak <= instance.limit and judged.cost < cost:
+            best, cost = found, judged.cost
+        yield Step(best, cost, 0.0, progress.spent)

@@ -194,7 +194,7 @@ def test_strategies_of_the_engine_see_the_same_costs():
         (lambda p: p.__setitem__("usage_limit", -1), "negative"),
         (
             lambda p: p.update(
-                nodes=dict.fromkeys(p["nodes"], []), edges=dict.fromkeys(p["edges"], [])
+                {key: dict.fromkeys(p[key], ()) for key in ("nodes", "edges")}
             ),
             "no node",
         ),
