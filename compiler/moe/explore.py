@@ -28,6 +28,9 @@ _NO_VALUES = np.zeros(0, np.float32)
 _KEPT = 64  # Of the simulation.
 _FINALISTS = 3  # Of those, compiled before looking around.
 
+# Failures that no other plan would mend.
+_NOT_THE_PLANS = ("not-installed", "unsupported-version", "unknown-topology")
+
 DEFAULT, CLOSED_FORM = "no plan", "FSMoE's choice"
 
 
@@ -145,7 +148,7 @@ def measure(
         try:
             one = dataclasses.replace(one, judged=judge(one.plan))
         except CompilerError as error:
-            if error.reason in ("missing", "unsupported-version", "unknown-topology"):
+            if error.reason in _NOT_THE_PLANS:
                 raise
             one = dataclasses.replace(one, failure=f"{error.reason}: {error}")
         except ValueError as error:

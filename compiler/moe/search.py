@@ -87,6 +87,13 @@ def search(flags: SearchFlags, session: Session) -> Report:
     one_of("strategy", flags.strategy, STRATEGIES)
     keep_compiled(on_host=True)
     setting = _setting(flags)
+    least = _least_memory(setting)
+    if flags.memory is not None and least > flags.memory:
+        raise Failure(
+            "infeasible",
+            f"no layout of the experts fits {flags.memory} bytes on a device: the least is {least}",
+            Exit.INFEASIBLE,
+        )
     session.begin({"setting": repr(setting), "passes": flags.passes})
     from compiler.moe import explore
 
@@ -96,13 +103,6 @@ def search(flags: SearchFlags, session: Session) -> Report:
             setting, flags.passes, flags.strategy, budget, flags.seed, bar.update
         )
     session.meter.spend(simulations=flags.evaluations)
-    if not math.isfinite(min(c.simulated for c in found.candidates.values())):
-        raise Failure(
-            "infeasible",
-            f"no layout of the experts fits {flags.memory} bytes on a device: the least is "
-            f"{_least_memory(setting)}",
-            Exit.INFEASIBLE,
-        )
     compiled = list[explore.Candidate]()
     if _compiles(flags):
         with session.progress("compiling") as bar:
