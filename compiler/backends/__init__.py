@@ -3,6 +3,8 @@
 source = backends.from_dump("dump/")              # or from_function(fn, *args, topology="v5e:1x1")
 compiled = backends.compile_source(source, "v5e:1x1", {"xla_tpu_msa_tensor_overrides": text})
 sum(compiled.cycles.values())
+
+mesh = backends.mesh("v5e:2x4", (2, 4), ("x", "y"))  # Arguments with shardings on it: a program for all eight.
 """
 
 from compiler.backends.base import Backend, Compiled, MemoryStats, Source
@@ -16,7 +18,8 @@ from compiler.backends.compile import (
     from_dump,
     from_function,
 )
-from compiler.backends.errors import CompilerError, Reason
+from compiler.backends.errors import CompilerError, Reason, Shortage
+from compiler.backends.meshes import mesh
 from compiler.backends.readback import Copy
 from compiler.backends.repair import Applied, apply
 
@@ -30,6 +33,7 @@ __all__ = [
     "Copy",
     "MemoryStats",
     "Reason",
+    "Shortage",
     "Source",
     "apply",
     "backend_of",
@@ -38,4 +42,5 @@ __all__ = [
     "dump",
     "from_dump",
     "from_function",
+    "mesh",
 ]

@@ -22,11 +22,16 @@ class Source(NamedTuple):
         kind: what `data` is: StableHLO bytecode, or a serialized `HloModuleProto`.
         data: the bytes; the cache goes by them.
         partitions: devices that it runs on.
+        mesh: axis sizes of the mesh of these devices, in the mesh's order; empty for one device.
+        torus: for each mesh axis the axis of the chips' torus that it runs along; empty: the order of JAX's
+            `create_device_mesh`, which makes rings of neighbours and may bend an axis.
     """
 
     kind: Kind
     data: bytes
     partitions: int = 1
+    mesh: tuple[int, ...] = ()
+    torus: tuple[int, ...] = ()
 
 
 class Backend(Protocol):
@@ -102,6 +107,8 @@ class Compiled:
         memory: the compiler's memory statistics.
         seconds: what the compile took when it was made.
         is_cached: whether it was found in the cache.
+        coordinates: where each partition's device sits: its chip on each axis of the torus, then its core on the
+            chip; empty for one partition, and where devices have no coordinates.
     """
 
     key: str
@@ -113,6 +120,7 @@ class Compiled:
     memory: MemoryStats
     seconds: float
     is_cached: bool
+    coordinates: tuple[tuple[int, ...], ...] = ()
 
     @property
     def before(self) -> Path:
@@ -200,6 +208,7 @@ def read_result(folder: Path, *, is_cached: bool) -> Compiled:
         memory=MemoryStats(**entry["memory"]),
         seconds=entry["seconds"],
         is_cached=is_cached,
+        coordinates=tuple(map(tuple, entry.get("coordinates", ()))),
     )
 
 

@@ -2,6 +2,7 @@
 
 import atexit
 import json
+import math
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -62,16 +63,27 @@ def from_function(
         *args: arrays or `jax.ShapeDtypeStruct`s.
         topology: chips to lower for.
         **jit_kwargs: as for `jax.jit`, such as `donate_argnums`.
+
+    For several devices give the arguments shardings on a mesh from `backends.mesh`. Which devices these are is the
+    compile's business: see `Source.torus` (`source._replace(torus=(1, 0))` lays the second mesh axis along the first
+    axis of the torus).
     """
     jaxlib_adapter.check()
     platform = backend_of(topology).platform
-    return Source("stablehlo", jaxlib_adapter.lower(fn, args, jit_kwargs, platform))
+    return _lowered_source(jaxlib_adapter.lower(fn, args, jit_kwargs, platform))
+
+
+def _lowered_source(data: bytes) -> Source:
+    """Returns the source in StableHLO bytecode, which says itself for how many devices it is."""
+    mesh = jaxlib_adapter.device_mesh(jaxlib_adapter.parse_stablehlo(data))
+    return Source("stablehlo", data, math.prod(mesh), mesh)
 
 
 def from_dump(path: Path | str) -> Source:
     """Returns the source in a dump: a `before_optimizations.hlo.pb` (or `.gz`), or the folder that holds it.
 
-    Where `dump` left what it compiled beside it, that is taken.
+    Where `dump` left what it compiled beside it, that is taken. Without it the program is taken to be for one device;
+    give a program for several as `Source("hlo", data, partitions, mesh)`.
 
     Raises:
         CompilerError: "invalid-module".
@@ -90,7 +102,7 @@ def from_dump(path: Path | str) -> Source:
         path = found[0]
     lowered = _lowered(path)
     if lowered.is_file():
-        return Source("stablehlo", unzip(lowered.read_bytes()))
+        return _lowered_source(unzip(lowered.read_bytes()))
     try:
         return Source("hlo", module_bytes(path.read_bytes()))
     except CompilerError as error:
@@ -139,6 +151,10 @@ def compile_source(
         "kind": source.kind,
         "partitions": source.partitions,
     }
+    if source.mesh:
+        entry["mesh"] = list(source.mesh)
+    if source.torus:
+        entry["torus"] = list(source.torus)
     extra = backend.request(topology)
     key = caching.key(source.data, {**entry, **extra})
     if folder := cache.get(key):
@@ -154,11 +170,15 @@ def compile_source(
             "kind": source.kind,
             "options": values,
             "partitions": source.partitions,
+            "mesh": source.mesh,
+            "torus": source.torus,
         }
         answer = _worker(environment).ask(request, timeout)
         files = _collect(Path(scratch), backend)
     stats = {k: v for k, v in answer["memory"].items() if k in MemoryStats._fields}
     entry |= {"memory": stats, "seconds": answer["seconds"]}
+    if answer["coordinates"]:
+        entry["coordinates"] = answer["coordinates"]
     files["result.json"] = json.dumps(entry, indent=1, sort_keys=True).encode()
     return read_result(cache.put(key, files), is_cached=False)
 

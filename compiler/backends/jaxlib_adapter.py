@@ -6,6 +6,7 @@ in the package imports a private name.
 
 import importlib
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -24,6 +25,7 @@ _NAMES = {
     "jax._src.lib": ("xla_client.XlaComputation",),
     "jax._src.interpreters.mlir": ("make_ir_context",),
     "jaxlib.mlir.ir": ("Module.parse",),
+    "jaxlib.mlir.dialects.sdy": ("MeshAttr", "MeshAxisAttr"),
 }
 
 
@@ -75,6 +77,54 @@ def lower(
     return out.getvalue()
 
 
+def device_mesh(module: Any) -> tuple[int, ...]:
+    """Returns the axis sizes of the mesh that a lowered MLIR module is for, `()` for one device.
+
+    Raises:
+        ValueError: it was lowered on several meshes of different shapes.
+    """
+    attributes = module.operation.attributes
+    name = "mhlo.num_partitions"
+    partitions = attributes[name].value if name in attributes else 1
+    if partitions == 1:
+        return ()
+    mesh_of = _private("jaxlib.mlir.dialects.sdy", "MeshAttr")
+    axis_of = _private("jaxlib.mlir.dialects.sdy", "MeshAxisAttr")
+    found = {
+        tuple(axis_of(axis).size for axis in mesh_of(op.attributes["mesh"]).axes)
+        for op in module.body.operations
+        if op.operation.name == "sdy.mesh"
+    }
+    found = {sizes for sizes in found if math.prod(sizes) == partitions}
+    if len(found) > 1:
+        raise ValueError(f"the function uses meshes of several shapes: {sorted(found)}")
+    return found.pop() if found else (partitions,)
+
+
+def _may_choose(module: Any, which: str) -> list[bool]:
+    """Returns for each argument or result of the program whether the partitioner may choose its sharding.
+
+    Args:
+        module: a lowered MLIR module.
+        which: `"arg_attrs"` or `"res_attrs"`.
+    """
+    main = next(
+        op
+        for op in module.body.operations
+        if op.operation.name == "func.func"
+        and op.attributes["sym_name"].value == "main"
+    )
+    names = ("sdy.sharding", "mhlo.sharding")
+    if which not in main.attributes:
+        kind = main.attributes["function_type"].value
+        return [True] * len(kind.inputs if which == "arg_attrs" else kind.results)
+    given = [
+        [str(marks[name]) for name in names if name in marks]
+        for marks in main.attributes[which]
+    ]
+    return [not texts or "?" in texts[0] for texts in given]
+
+
 def parse_stablehlo(data: bytes) -> Any:
     """Returns an MLIR module in a context of its own."""
     with _private("jax._src.interpreters.mlir", "make_ir_context")():
@@ -96,25 +146,35 @@ def hlo_text(module: bytes) -> str:
 
 
 def compile_module(
-    module: Any, devices: Sequence[Any], options: Mapping[str, Any], partitions: int
+    module: Any, devices: Sequence[Any], options: Mapping[str, Any]
 ) -> Any:
-    """Compiles an MLIR module for the first `partitions` devices; returns the executable.
+    """Compiles an MLIR module for devices, partition by partition; returns the executable.
 
     A client of devices that are not there compiles only; that of real ones (the CPU) has no compile without a load.
     """
     import numpy as np
 
+    partitions = len(devices)
     settings = _private("jaxlib._jax", "CompileOptions")()
     build = settings.executable_build_options
     build.num_replicas = 1
     build.num_partitions = partitions
     build.use_spmd_partitioning = partitions > 1
-    ids = np.arange(partitions, dtype=np.int32).reshape(1, partitions)
+    ids = np.zeros((1, 1), np.int32)
+    if partitions > 1:  # As `jax.jit` sets them.
+        build.use_shardy_partitioner = True
+        build.allow_spmd_sharding_propagation_to_parameters = _may_choose(
+            module, "arg_attrs"
+        )
+        build.allow_spmd_sharding_propagation_to_output = _may_choose(
+            module, "res_attrs"
+        )
+        ids = np.array([[device.id for device in devices]], np.int32)
     assignment = _private("jaxlib._jax", "DeviceAssignment").create(ids)
     settings.device_assignment = assignment
     build.device_assignment = assignment
     settings.env_option_overrides = list(options.items())
-    chosen = _private("jaxlib._jax", "DeviceList")(tuple(devices[:partitions]))
+    chosen = _private("jaxlib._jax", "DeviceList")(tuple(devices))
     client = devices[0].client
     if getattr(devices[0], "platform", "") == "cpu":
         return client.compile_and_load(module, chosen, settings)

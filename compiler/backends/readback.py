@@ -1,14 +1,11 @@
 """What a compiled module says: order, costs, memory spaces, copies."""
 
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from compiler.hlo import Module, Node, Shape, ShapeIndex
+from compiler.hlo.estimates import estimated_cycles
 from compiler.hlo.schedule import flatten
-
-# int64 figures are strings in the JSON of protobuf.
-_CYCLES = re.compile(rb'"(?:estimated_cycles|end_to_end_cycles)":"?([0-9.e+]+)')
 
 FAST = 1  # XLA's number for the alternate memory of a TPU.
 
@@ -45,16 +42,12 @@ def schedule(module: Module) -> tuple[str, ...]:
 
 
 def cycles(module: Module) -> dict[str, int]:
-    """Returns the estimated cycles of the scheduled instructions that carry a figure, for one run of each.
-
-    TPU: `estimated_cycles`, which sits in the window configuration. GPU: the last `end_to_end_cycles`, of the cost
-    model that the compiler settled on.
-    """
+    """Returns the estimated cycles of the scheduled instructions that carry a figure, for one run of each."""
     found: dict[str, int] = {}
     for instruction in flatten(module)[0]:
-        figures = _CYCLES.findall(instruction.node.attributes.backend_config)
-        if figures:
-            found[instruction.name] = round(float(figures[-1]))
+        figure = estimated_cycles(instruction.node)
+        if figure is not None:
+            found[instruction.name] = figure
     return found
 
 

@@ -3,8 +3,8 @@
 Reads one JSON request a line from stdin and answers each with one JSON line on the original stdout; whatever the
 compiler prints goes to stderr. It ends at the end of stdin. The environment is the parent's business.
 
-Request: `{"folder", "platform", "topology", "kind", "options", "partitions", "target_config"}`, where `folder` holds
-`module.bin`. The answer is `{"ok": true, "seconds", "memory", "version"}` with the compiler's dumps in `folder/dump` and
+Request: `{"folder", "platform", "topology", "kind", "options", "partitions", "mesh", "torus", "target_config"}`, where
+`folder` holds `module.bin`. The answer is `{"ok": true, "seconds", "memory", "coordinates", "version"}` with the compiler's dumps in `folder/dump` and
 memory-space assignment's tables in `folder/tables`, or `{"ok": false, "reason", "message"}`.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.backends import jaxlib_adapter as adapter
+from compiler.backends import meshes
 from compiler.backends.errors import CompilerError, classify
 
 TABLES_ENVIRONMENT = "SCHEDULE_ZERO_TABLES"  # Where libtpu was told to write tables.
@@ -61,13 +62,11 @@ def _find_devices(request: dict[str, Any]) -> list[Any]:
 def _compile(request: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     folder = Path(request["folder"])
     data = (folder / "module.bin").read_bytes()
-    devices = _devices(request, known)
-    partitions = request["partitions"]
-    if partitions > len(devices):
-        raise CompilerError(
-            "unknown-topology",
-            f"{request['topology']} has {len(devices)} devices, the program wants {partitions}",
-        )
+    devices = meshes.arrange(
+        _devices(request, known),
+        request["mesh"] or (request["partitions"],),
+        request["torus"],
+    )
     try:
         parse = (
             adapter.parse_hlo if request["kind"] == "hlo" else adapter.parse_stablehlo
@@ -92,7 +91,7 @@ def _compile(request: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
             file.unlink()
     start = time.monotonic()
     try:
-        executable = adapter.compile_module(module, devices, options, partitions)
+        executable = adapter.compile_module(module, devices, options)
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
         raise CompilerError(classify(str(error)), first) from error
@@ -105,6 +104,7 @@ def _compile(request: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
         "ok": True,
         "seconds": seconds,
         "memory": adapter.memory_stats(executable),
+        "coordinates": meshes.coordinates(devices) if len(devices) > 1 else [],
         "version": getattr(devices[0].client, "platform_version", ""),
     }
 
