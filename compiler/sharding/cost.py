@@ -6,7 +6,7 @@ value is there. Synchronous ones stop the computation. Not known: what the compi
 joins, and copies between layouts.
 """
 
-import functools
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -24,7 +24,8 @@ from compiler.sharding.tables import (
     Tables,
 )
 
-_NEVER = 1 << 20  # Behind every level.
+_LAST = 1 << 10  # Behind every level.
+_NEVER = 1 << 20
 _UNROLL = 8
 
 
@@ -35,13 +36,16 @@ class Choice(NamedTuple):
         levels: 0 where a class is not cut over an axis; else 1 + the largest level of the classes that were assigned
             to the axis before and meet it somewhere. Where several meet, the lowest is cut.
         bits: side of each conflict.
-        pins: 1 where arrays of a unit are cut by classes of level 1 only.
+        pins: 1 where a unit is cut by classes of level 1 only.
+        turned: 1 where units with that class are cut by the class assigned last, not first. Experts, say, whose
+            arrays lose the axis to the batch, win it in all that has their hidden width.
         mesh: which of the meshes.
     """
 
     levels: Int[Array, "K A"]
     bits: Int[Array, " R"]
     pins: Int[Array, " P"]
+    turned: Int[Array, " K"]
     mesh: Int[Array, ""]
 
 
@@ -73,6 +77,7 @@ def nothing(model: Model) -> Choice:
         jnp.zeros((len(model.classes), axes), jnp.int8),
         jnp.zeros(len(model.conflicts), jnp.int8),
         jnp.zeros(len(model.pins), jnp.int8),
+        jnp.zeros(len(model.classes), jnp.int8),
         jnp.int8(0),
     )
 
@@ -82,21 +87,28 @@ def unit_codes(tables: Tables, choice: Choice) -> Int[Array, " U"]:
     levels = jnp.pad(choice.levels.astype(jnp.int32), ((0, 1), (0, 0)))
     bits = jnp.pad(choice.bits.astype(jnp.int32), (0, 1))
     pinned = jnp.pad(choice.pins, (0, 1))[tables.unit_pin] > 0
-    classes = tables.unit_class.shape[0], choice.levels.shape[0]
-    best = jnp.full((classes[0], levels.shape[1]), _NEVER)
+    turned = jnp.any(jnp.pad(choice.turned, (0, 1))[tables.unit_class] > 0, axis=1)
+    axes = levels.shape[1]
+    best = jnp.full((tables.unit_class.shape[0], axes), _NEVER)
     cut = jnp.zeros_like(best)
     for entry in range(tables.unit_class.shape[1]):
         level = levels[tables.unit_class[:, entry]]
         other = bits[tables.unit_conflict[:, entry]] != tables.unit_side[:, entry]
         never = (level == 0) | (pinned[:, None] & (level > 1))
-        rank = jnp.where(never, _NEVER, 2 * level + other[:, None])
+        rank = jnp.where(turned[:, None], _LAST - level, level)
+        rank = jnp.where(never, _NEVER, 2 * rank + other[:, None])
         cut = jnp.where(rank < best, entry + 1, cut)
         best = jnp.minimum(best, rank)
-    radix = 1 + jnp.sum(tables.unit_class < classes[1], axis=1)
+    radix = _radix(tables)
     code = jnp.zeros_like(radix)
-    for axis in reversed(range(levels.shape[1])):
+    for axis in reversed(range(axes)):
         code = code * radix + cut[:, axis]
     return code
+
+
+def _radix(tables: Tables) -> Int[Array, " U"]:
+    """Returns one more than the entries of each unit."""
+    return 1 + jnp.sum(tables.unit_class < tables.class_size.shape[0], axis=1)
 
 
 def evaluate(
@@ -113,16 +125,10 @@ def evaluate(
     mesh = choice.mesh.astype(jnp.int32)
     share = tables.share[mesh, tables.unit_share + code]
     cycles = tables.work[mesh, tables.work_offset + code[tables.work_unit]]
-    nest = tables.unit_class.shape[1]
     # Codes of an operation's unit run fastest in the tables of moves.
-    axes = choice.levels.shape[1]
-    sizes = jnp.sum(tables.unit_class < choice.levels.shape[0], axis=1) + 1
-    del nest
-    row = (
-        tables.move_offset
-        + code[tables.move_value] * (sizes**axes)[tables.move_op]
-        + code[tables.move_op]
-    )
+    stride = (_radix(tables) ** choice.levels.shape[1])[tables.move_op]
+    row = code[tables.move_value] * stride + code[tables.move_op]
+    row = row + tables.move_offset
     moved = tables.move_table[mesh, row]
     waiting = moved[:, ASYNC] * tables.move_mib + latency * moved[:, ASYNC_CALLS]
     blocking = moved[:, SYNC] * tables.move_mib + latency * moved[:, SYNC_CALLS]
@@ -182,7 +188,7 @@ def _clock(events: _Events) -> Float[Array, ""]:
     return now
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def evaluate_batch(
     tables: Tables, choices: Choice, latency: float | Float[Array, ""] = 0.0
 ) -> Cost:
@@ -192,10 +198,11 @@ def evaluate_batch(
 
 def assigned(
     model: Model,
-    order: dict[str, list[int]] | dict[str, tuple[int, ...]],
+    order: Mapping[str, Sequence[int]],
     mesh: int = 0,
     bits: tuple[int, ...] = (),
     pins: tuple[int, ...] = (),
+    turned: tuple[int, ...] = (),
 ) -> Choice:
     """Returns the choice in which classes are assigned to axes in an order.
 
@@ -205,6 +212,7 @@ def assigned(
         mesh: which of the model's meshes.
         bits: conflicts on their second side.
         pins: pins set.
+        turned: classes turned.
     """
     names = model.meshes[mesh].names
     together = np.asarray(model.tables.together)
@@ -219,5 +227,6 @@ def assigned(
         levels=jnp.asarray(levels),
         bits=start.bits.at[jnp.asarray(bits, jnp.int32)].set(1),
         pins=start.pins.at[jnp.asarray(pins, jnp.int32)].set(1),
+        turned=start.turned.at[jnp.asarray(turned, jnp.int32)].set(1),
         mesh=jnp.int8(mesh),
     )
