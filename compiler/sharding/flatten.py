@@ -94,6 +94,7 @@ class Program:
         outputs: values of the flat results; `LITERAL` for numbers.
         input_paths: names of the arguments' leaves, such as `"params/w"`.
         output_paths: names of the results' leaves, such as `"0/w"`.
+        output_tree: structure of the results.
         donated: whether each input's memory may be reused.
         stacks: (value, dimension) that loops go along; they can't be cut.
     """
@@ -105,6 +106,7 @@ class Program:
     outputs: tuple[int, ...]
     input_paths: tuple[str, ...]
     output_paths: tuple[str, ...]
+    output_tree: Any
     donated: tuple[bool, ...]
     stacks: frozenset[tuple[int, int]]
 
@@ -158,6 +160,7 @@ def trace(
             for path, _ in leaves
         ),
         output_paths=tuple(_name(path) for path, _ in outs),
+        output_tree=jax.tree.structure(out),
         donated=donated,
         stacks=frozenset(flat.stacks),
     )
@@ -169,7 +172,11 @@ def argument_names(fn: Callable[..., Any], count: int) -> list[str]:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):
         parameters = []
-    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    named = [
+        p.name
+        for p in parameters
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
     return [named[i] if i < len(named) else str(i) for i in range(count)]
 
 

@@ -13,7 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from compiler.sharding.cost import Choice, Cost, evaluate, nothing, unit_codes
+from compiler.sharding.cost import (
+    Choice,
+    Cost,
+    evaluate,
+    evaluate_batch,
+    nothing,
+    unit_codes,
+)
 from compiler.sharding.tables import Model, Tables
 
 # Infeasible plans score below feasible ones this many times slower than the reference.
@@ -119,9 +126,7 @@ class ShardingGame:
             jnp.int8(0),
         )
 
-    def step(
-        self, instance: Task, state: Position, action: Int[Array, ""]
-    ) -> Position:
+    def step(self, instance: Task, state: Position, action: Int[Array, ""]) -> Position:
         """Makes a decision; the reward is what the score grows by."""
         klass = action - self.meshes
         detail = klass - self.classes
@@ -228,9 +233,7 @@ class ShardingGame:
     def _limit(self, instance: Task) -> Float[Array, ""]:
         return jnp.minimum(instance.argument_limit, instance.memory_limit)
 
-    def _least(
-        self, instance: Task, choice: Choice, axis: Array
-    ) -> Float[Array, ""]:
+    def _least(self, instance: Task, choice: Choice, axis: Array) -> Float[Array, ""]:
         """Returns a bound: the MiB of arguments if all of them were cut over all axes behind this one."""
         tables = instance.tables
         mesh = choice.mesh.astype(jnp.int32)
@@ -318,12 +321,10 @@ def task_of(
         argument_limit: MiB of arguments on one device.
         memory_limit: MiB of all that is in memory at once.
         reference: cycles of the plan to beat; None for the program that is not cut.
-
-    Raises:
-        ValueError: no plan fits into that memory.
     """
     tables = model.tables
     if reference is None:
-        reference = float(evaluate(tables, nothing(model), latency).time)
+        whole = jax.tree.map(lambda x: x[None], nothing(model))
+        reference = float(evaluate_batch(tables, whole, latency).time[0])
     numbers = (latency, reference, argument_limit, memory_limit)
     return Task(tables, *(jnp.float32(x) for x in numbers))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from compiler.cost.links import Links, of_topology
 from compiler.hlo.collectives import Kind
@@ -19,6 +21,7 @@ VECTOR_OPERATIONS = 4096.0
 ASYNC_V5E: frozenset[Kind] = frozenset(
     {"all-gather", "collective-permute", "all-to-all"}
 )
+_OPTIONS_V5E: Mapping[str, Any] = {"xla_tpu_enable_async_all_to_all": True}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,7 @@ class Machine:
         asynchronous: collectives that run while the chip computes.
         all_reduce_dimensions: torus dimensions that an all-reduce uses at once; 1 is the ring that the compiler emits
             for v5e:2x4.
+        compiler_options: under which the compiler does as this says.
     """
 
     links: Links
@@ -39,6 +43,7 @@ class Machine:
     bytes_per_cycle: float
     asynchronous: frozenset[Kind]
     all_reduce_dimensions: int = 1
+    compiler_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def matmul(
         self, batch: int, rows: int, columns: int, depth: int, num_bytes: float
@@ -71,6 +76,7 @@ def machine(topology: str) -> Machine:
         flops_per_cycle=target.peak_flops / target.clock_hz,
         bytes_per_cycle=target.slow_bandwidth / target.clock_hz,
         asynchronous=ASYNC_V5E if generation == "v5e" else frozenset(),
+        compiler_options=_OPTIONS_V5E if generation == "v5e" else {},
     )
 
 

@@ -51,7 +51,9 @@ def factorisations(devices: int, max_axes: int = 2) -> tuple[MeshShape, ...]:
         if math.prod(sizes) == devices
     ]
     # Axes of size 1 come last, so that names are used in order.
-    rows = [tuple(sorted(sizes, key=lambda size: (size == 1, size))) for sizes in shapes]
+    rows = [
+        tuple(sorted(sizes, key=lambda size: (size == 1, size))) for sizes in shapes
+    ]
     return tuple(MeshShape(row, AXIS_NAMES[:max_axes]) for row in rows)
 
 

@@ -104,8 +104,10 @@ def analyse(program: Program) -> Names:
                 roots[value, i] = union.find((value, i))
     number = {root: i for i, root in enumerate(dict.fromkeys(roots.values()))}
     values = [
-        tuple(number[roots[v, i]] if (v, i) in roots else NO_CLASS
-              for i in range(len(array.shape)))
+        tuple(
+            number[roots[v, i]] if (v, i) in roots else NO_CLASS
+            for i in range(len(array.shape))
+        )
         for v, array in enumerate(program.values)
     ]
     operations = [_labels(op, values) for op in program.operations]

@@ -152,7 +152,9 @@ def _elementwise(eqn: Any) -> Rule:
 def _reduction(eqn: Any) -> Rule:
     ins, outs = _in_shapes(eqn), _out_shapes(eqn)
     kept = [i for i in range(len(ins[0])) if i not in eqn.params["axes"]]
-    return _build([range(len(ins[0]))] * len(ins), [kept] * len(outs), ins, outs, "root")
+    return _build(
+        [range(len(ins[0]))] * len(ins), [kept] * len(outs), ins, outs, "root"
+    )
 
 
 def _except(eqn: Any, whole: set[int], work: Work) -> Rule:
@@ -187,7 +189,9 @@ def _cut_out(eqn: Any) -> Rule:
     labels = [WHOLE if i in whole else i for i in range(rank)]
     # Start indices and padding values are scalars, or vectors of another rank.
     operands = [labels if len(shape) == rank else [WHOLE] * len(shape) for shape in ins]
-    work: Work = "fusible" if eqn.primitive.name in ("slice", "pad", "split") else "root"
+    work: Work = (
+        "fusible" if eqn.primitive.name in ("slice", "pad", "split") else "root"
+    )
     return _build(operands, [labels] * len(outs), ins, outs, work)
 
 
@@ -214,7 +218,9 @@ def _argmax(eqn: Any) -> Rule:
 
 def _transpose(eqn: Any) -> Rule:
     ins, outs = _in_shapes(eqn), _out_shapes(eqn)
-    return _build([range(len(ins[0]))], [eqn.params["permutation"]], ins, outs, "fusible")
+    return _build(
+        [range(len(ins[0]))], [eqn.params["permutation"]], ins, outs, "fusible"
+    )
 
 
 def _broadcast_in_dim(eqn: Any) -> Rule:
@@ -250,8 +256,10 @@ def _reshape(eqn: Any) -> Rule:
     ins, outs = _in_shapes(eqn), _out_shapes(eqn)
     source, result = [WHOLE] * len(ins[0]), [WHOLE] * len(outs[0])
     for label, (before, after) in enumerate(factor_groups(ins[0], outs[0])):
-        major = [next((i for i in group if shape[i] > 1), None)
-                 for group, shape in ((before, ins[0]), (after, outs[0]))]
+        major = [
+            next((i for i in group if shape[i] > 1), None)
+            for group, shape in ((before, ins[0]), (after, outs[0]))
+        ]
         if major[0] is not None and major[1] is not None:
             source[major[0]] = result[major[1]] = label
     operands = [source, *([WHOLE] * len(shape) for shape in ins[1:])]

@@ -1,6 +1,7 @@
 """Plans as genomes: for strategies that do not play."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 import solvers
-from compiler.sharding.cost import Choice, evaluate, evaluate_batch
+from compiler.sharding.cost import Choice, evaluate
 from compiler.sharding.game import ShardingGame, Task, assign, game_of, task_of
 from compiler.sharding.tables import Model
 from solvers.problem import Simulator
@@ -26,23 +27,24 @@ def decode(game: ShardingGame, task: Task, genome: Genome) -> Choice:
         task: what is played.
         genome: the mesh; for each axis `per_axis` classes, counted from 1, 0 for none; details, likewise.
     """
-    genes = jnp.asarray(genome.choices)
-    choice = game.blank()._replace(mesh=genes[0].astype(jnp.int8))
-    slots = genes[1:]
-    for axis in range(game.axes):
-        for slot in range(game.per_axis):
-            klass = slots[axis * game.per_axis + slot] - 1
-            allowed = game.class_mask(task.tables, choice, jnp.int32(axis))
-            legal = (klass >= 0) & allowed[jnp.maximum(klass, 0)]
-            given = assign(task.tables, choice.levels, klass, jnp.int32(axis))
-            choice = choice._replace(levels=jnp.where(legal, given, choice.levels))
-    if not game.details:
-        return choice
-    mask = game.detail_mask(task.tables, choice.levels)
-    for gene in slots[game.axes * game.per_axis :]:
-        detail = gene - 1
-        legal = (detail >= 0) & mask[jnp.maximum(detail, 0)]
-        choice = game.set_detail(choice, jnp.where(legal, detail, -1))
+    genes = jnp.asarray(genome.choices, jnp.int32)
+    count = game.axes * game.per_axis
+    axes = jnp.repeat(jnp.arange(game.axes), game.per_axis)
+
+    def give(choice: Choice, slot: tuple[Array, Array]) -> tuple[Choice, None]:
+        gene, axis = slot
+        mask = jnp.pad(game.class_mask(task.tables, choice, axis), (1, 0))
+        levels = assign(task.tables, choice.levels, gene - 1, axis)
+        levels = jnp.where(mask[gene], levels, choice.levels)
+        return choice._replace(levels=levels), None
+
+    def put(choice: Choice, gene: Array) -> tuple[Choice, None]:
+        return game.set_detail(choice, jnp.where(details[gene], gene - 1, -1)), None
+
+    start = game.blank()._replace(mesh=genes[0].astype(jnp.int8))
+    choice, _ = jax.lax.scan(give, start, (genes[1 : count + 1], axes))
+    details = jnp.pad(game.detail_mask(task.tables, choice.levels), (1, 0))
+    choice, _ = jax.lax.scan(put, choice, genes[count + 1 :])
     return choice
 
 
@@ -188,40 +190,50 @@ def require_room(game: ShardingGame, task: Task) -> None:
     Raises:
         ValueError: none was found.
     """
-    limits = {
-        "arguments": float(task.argument_limit),
-        "peak": float(task.memory_limit),
-    }
-    limits = {name: limit for name, limit in limits.items() if math.isfinite(limit)}
-    least = dict.fromkeys(limits, math.inf)
-    for mesh in range(game.meshes):
-        for name in limits:
-            least[name] = min(least[name], _least(game, task, mesh, name))
-    for name, limit in limits.items():
-        if least[name] > limit:
-            what = {"arguments": "the arguments", "peak": "the program"}[name]
-            raise ValueError(
-                f"no plan fits {what} into {limit:g} MiB a device; the least found is {least[name]:.4g} MiB"
-            )
-
-
-def _least(game: ShardingGame, task: Task, mesh: int, name: str) -> float:
-    """Returns the least MiB that assigning one class after another leads to."""
-    choice = game.blank()._replace(mesh=jnp.int8(mesh))
-    used = float(getattr(evaluate(task.tables, choice), name))
-    while True:
-        found = [choice]
-        for axis in range(game.axes):
-            mask = np.asarray(game.class_mask(task.tables, choice, jnp.int32(axis)))
-            full = int((np.asarray(choice.levels[:, axis]) > 0).sum()) >= game.per_axis
-            for klass in [] if full else np.flatnonzero(mask):
-                levels = assign(
-                    task.tables, choice.levels, jnp.int32(klass), jnp.int32(axis)
+    for what, limit, index in (
+        ("the arguments", float(task.argument_limit), 0),
+        ("the program", float(task.memory_limit), 1),
+    ):
+        if math.isfinite(limit):
+            meshes = jnp.arange(game.meshes, dtype=jnp.int8)
+            least = float(jnp.min(_least(game, task, meshes, jnp.int32(index))))
+            if least > limit:
+                raise ValueError(
+                    f"no plan fits {what} into {limit:g} MiB a device; the least found is {least:.4g} MiB"
                 )
-                found.append(choice._replace(levels=levels))
-        batch: Choice = jax.tree.map(lambda *rows: jnp.stack(rows), *found)
-        costs = np.asarray(getattr(evaluate_batch(task.tables, batch), name))
-        best = int(np.argmin(costs))
-        if costs[best] >= used:
-            return used
-        used, choice = float(costs[best]), found[best]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _least(
+    game: ShardingGame, task: Task, meshes: Int[Array, " M"], index: Int[Array, ""]
+) -> Float[Array, " M"]:
+    """Returns the least MiB, of arguments (0) or at the peak (1), that a greedy choice leads to on each mesh."""
+    classes = jnp.tile(jnp.arange(game.classes), game.axes)
+    axes = jnp.repeat(jnp.arange(game.axes), game.classes)
+
+    def used(choice: Choice) -> Array:
+        cost = evaluate(task.tables, choice)
+        return jnp.where(index == 0, cost.arguments, cost.peak)
+
+    def better(state: tuple[Choice, Array, Array]) -> tuple[Choice, Array, Array]:
+        choice, now, _ = state
+
+        def after(klass: Array, axis: Array) -> tuple[Array, Array]:
+            levels = assign(task.tables, choice.levels, klass, axis)
+            allowed = game.class_mask(task.tables, choice, axis)[klass]
+            allowed &= jnp.sum(choice.levels[:, axis] > 0) < game.per_axis
+            size = used(choice._replace(levels=levels))
+            return levels, jnp.where(allowed, size, jnp.inf)
+
+        levels, sizes = jax.vmap(after)(classes, axes)
+        best = jnp.argmin(sizes)
+        saves = sizes[best] < now
+        levels = jnp.where(saves, levels[best], choice.levels)
+        return choice._replace(levels=levels), jnp.minimum(now, sizes[best]), saves
+
+    def greedy(mesh: Array) -> Array:
+        choice = game.blank()._replace(mesh=mesh)
+        start = (choice, used(choice), jnp.bool_(True))
+        return jax.lax.while_loop(lambda state: state[2], better, start)[1]
+
+    return jax.lax.map(greedy, meshes)

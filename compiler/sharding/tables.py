@@ -184,9 +184,7 @@ def build(
     return dataclasses.replace(model, tables=_Builder(model, flows).tables())
 
 
-def _cuttable(
-    names: Names, meshes: Sequence[MeshShape], limit: int
-) -> tuple[int, ...]:
+def _cuttable(names: Names, meshes: Sequence[MeshShape], limit: int) -> tuple[int, ...]:
     sizes = sorted({n for mesh in meshes for n in mesh.sizes if n > 1})
     found = [
         i
@@ -235,6 +233,16 @@ def _edges(
                 Edge(value, k, result, (values[value].unit, nest.unit), tuple(wanted))
             )
     return tuple(found)
+
+
+def merged_edges(edges: Sequence[Edge]) -> list[list[Edge]]:
+    """Returns the edges together that need one move: of one value, wanted alike by several operations."""
+    merged: dict[tuple[object, ...], list[Edge]] = {}
+    for edge in edges:
+        where = edge.operation if edge.result else -1
+        key = (edge.value, where, edge.ends, edge.wanted)
+        merged.setdefault(key, []).append(edge)
+    return list(merged.values())
 
 
 def _summed(op: Operation) -> set[int]:
@@ -378,7 +386,9 @@ class _Builder:
         model, op = self.model, self.program.operations[k]
         nest = model.operations[k]
         unit = model.units[nest.unit]
-        touched = {v for x in op.operands if x != LITERAL for v in self.flows.sources[x]}
+        touched = {
+            v for x in op.operands if x != LITERAL for v in self.flows.sources[x]
+        }
         touched |= {*op.results}
         classes = {
             v: {entry[0] for entry in model.units[model.values[v].unit]}
@@ -388,7 +398,9 @@ class _Builder:
         for mesh in model.meshes:
             row = []
             for cut in codes(unit, self.axes):
-                split = [parts(cut, mesh.sizes, e) if e >= 0 else 1 for e in nest.entries]
+                split = [
+                    parts(cut, mesh.sizes, e) if e >= 0 else 1 for e in nest.entries
+                ]
                 share = {
                     v: local_share(
                         mesh.sizes,
@@ -407,18 +419,13 @@ class _Builder:
     def _moves(self) -> dict[str, np.ndarray]:
         """Returns what moves cost. A value that several operations want alike is moved once."""
         model = self.model
-        merged: dict[tuple[object, ...], list[Edge]] = {}
-        for edge in model.edges:
-            where = edge.operation if edge.result else -1
-            key = (edge.value, where, edge.ends, edge.wanted)
-            merged.setdefault(key, []).append(edge)
         offsets: dict[tuple[object, ...], int] = {}
         tables: list[np.ndarray] = [np.zeros((len(model.meshes), 1, 5))]
         size = 1
         names = ("early", "late", "after", "copies")
         matrices: dict[str, list[np.ndarray]] = {name: [] for name in names}
         columns: list[tuple[int, int, int, float]] = []
-        for edges in merged.values():
+        for edges in merged_edges(model.edges):
             first, last = edges[0], edges[-1]
             op = self.program.operations[first.operation]
             key = (first.ends, first.wanted, first.result)

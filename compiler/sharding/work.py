@@ -38,7 +38,9 @@ def flow(program: Program) -> Flow:
         for value in set(op.operands):
             readers[value] += 1
     outputs = {*program.outputs} - {LITERAL}
-    sources: list[frozenset[int]] = [frozenset((v,)) for v in range(len(program.values))]
+    sources: list[frozenset[int]] = [
+        frozenset((v,)) for v in range(len(program.values))
+    ]
     birth = dict.fromkeys(program.inputs, -1)
     for k, op in enumerate(program.operations):
         made_of = frozenset().union(*(sources[v] for v in op.operands if v != LITERAL))
@@ -147,6 +149,9 @@ def _matmul_sizes(op: Operation, local: Sequence[int]) -> tuple[int, int, int, i
     if op.primitive != "dot_general":  # Windows of a convolution: points times taps.
         whole = max(1, math.prod(local) // max(1, size(left | right | result)))
     rows = size((left - right) & result) * whole
-    return size(left & right & result), rows, size((right - left) & result), size(
-        (left & right) - result
+    return (
+        size(left & right & result),
+        rows,
+        size((right - left) & result),
+        size((left & right) - result),
     )
