@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from compiler.sharding.model import Model
 from compiler.sharding.tables import (
     ASYNC,
     ASYNC_CALLS,
     COPY,
     SYNC,
     SYNC_CALLS,
-    Model,
     Tables,
 )
 
@@ -165,10 +165,13 @@ class _Events(NamedTuple):
     after: Array
 
 
+_Clock = tuple[Array, Array, Array]  # Now, when the links are free, start of the loop.
+
+
 def _clock(events: _Events) -> Float[Array, ""]:
     """Returns when the last event ends."""
 
-    def event(clock: tuple[Array, Array, Array], e: _Events) -> tuple[object, None]:
+    def event(clock: _Clock, e: _Events) -> tuple[_Clock, None]:
         now, links, loop = clock
         loop = jnp.where(e.loop_start, now, loop)
         links = jnp.where(e.early > 0, jnp.maximum(links, loop) + e.early, links)

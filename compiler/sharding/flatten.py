@@ -20,6 +20,7 @@ import numpy as np
 
 from compiler.hlo.schedule import UNKNOWN_TRIP_COUNT
 from compiler.sharding import rules
+from compiler.sharding.labels import Rule
 
 # Equations that stand for their inner jaxpr, and the parameter that holds it.
 INLINED = {
@@ -76,7 +77,7 @@ class Operation:
     primitive: str
     operands: tuple[int, ...]
     results: tuple[int, ...]
-    rule: rules.Rule
+    rule: Rule
     repeat: float
     scope: str
     digest: str
@@ -225,7 +226,7 @@ class _Flat:
         primitive: str,
         operands: Sequence[int],
         results: Sequence[int],
-        rule: rules.Rule,
+        rule: Rule,
         repeat: float,
         scope: str,
         params: str = "",

@@ -21,7 +21,8 @@ from compiler.sharding.cost import (
     nothing,
     unit_codes,
 )
-from compiler.sharding.tables import Model, Tables
+from compiler.sharding.model import Model
+from compiler.sharding.tables import Tables
 
 # Infeasible plans score below feasible ones this many times slower than the reference.
 _WORST = math.log(100.0)

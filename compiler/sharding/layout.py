@@ -10,10 +10,11 @@ import numpy as np
 from compiler.hlo.collectives import Kind
 from compiler.sharding.cost import Choice, evaluate_batch, unit_codes
 from compiler.sharding.flatten import LITERAL
+from compiler.sharding.labels import WHOLE
+from compiler.sharding.model import Model
+from compiler.sharding.parts import Edge, merged_edges
 from compiler.sharding.plan import Cut, Leaf, Plan, Spec
 from compiler.sharding.reshard import NONE, moves
-from compiler.sharding.rules import WHOLE
-from compiler.sharding.tables import Edge, Model, merged_edges
 from compiler.sharding.units import codes
 
 

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 
 from compiler.sharding.flatten import LITERAL, Operation, Program
-from compiler.sharding.rules import WHOLE
+from compiler.sharding.labels import WHOLE
 
 NO_CLASS = -1
 NO_SIDE = (-1, 0)
@@ -97,7 +97,7 @@ def flops(op: Operation) -> float:
 def analyse(program: Program) -> Names:
     """Returns the program's named dimensions."""
     union = _united(program)
-    roots: dict[tuple[int, int], int] = {}
+    roots: dict[tuple[int, int], Hashable] = {}
     for value, array in enumerate(program.values):
         for i, size in enumerate(array.shape):
             if size > 1:

@@ -10,48 +10,33 @@ Primitives without a rule are opaque: all dimensions are whole, nothing is relat
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 
-WHOLE = -1
-
-# dot: on the matrix unit. fusible: done while its consumers read. root: reads and writes memory. free: no work.
-Work = Literal["dot", "fusible", "root", "free"]
-Labels = tuple[int, ...]
-
-
-class Rule(NamedTuple):
-    """The labels of one operation.
-
-    Attributes:
-        operands: a label per dimension of each operand.
-        results: the same of each result.
-        sizes: extent of each label.
-        work: what kind of work it is.
-        opaque: whether nothing is known of the primitive.
-    """
-
-    operands: tuple[Labels, ...]
-    results: tuple[Labels, ...]
-    sizes: Labels
-    work: Work
-    opaque: bool = False
-
-
-_ELEMENTWISE = frozenset(
-    """abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e bitcast_convert_type
-    cbrt ceil clamp clz complex conj convert_element_type copy copy_p copysign cos cosh digamma div eq eq_to erf
-    erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac imag integer_pow is_finite le le_to lgamma log log1p
-    logistic lt lt_to max min mul ne neg nextafter not or population_count pow preferred_element_type real
-    reduce_precision rem round rsqrt select_n sharding_constraint shift_left shift_right_arithmetic
-    shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh threefry2x32 xor""".split()
+from compiler.sharding import indexing
+from compiler.sharding.labels import (
+    WHOLE,
+    Rule,
+    Work,
+    build,
+    in_shapes,
+    out_shapes,
 )
-_REDUCTIONS = frozenset(
-    "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor".split()
-)
+
+_ELEMENTWISE_NAMES = """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e bitcast_convert_type cbrt ceil
+    clamp clz complex conj convert_element_type copy copy_p copysign cos cosh digamma div eq eq_to erf erf_inv erfc
+    exp exp2 expm1 floor ge gt igamma igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to
+    max min mul ne neg nextafter not or population_count pow real reduce_precision rem round rsqrt select_n
+    sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
+    stop_gradient sub tan tanh threefry2x32 xor
+"""
+_ELEMENTWISE = frozenset(_ELEMENTWISE_NAMES.split())
+_REDUCTION_NAMES = "sum max min prod and or xor"
+_REDUCTIONS = frozenset(f"reduce_{name}" for name in _REDUCTION_NAMES.split())
 # Along one axis each element needs those before it.
-_SCANS = frozenset("cumsum cumprod cummax cummin cumlogsumexp".split())
+_SCANS = frozenset({"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"})
 
 
 def rule_of(eqn: Any) -> Rule:
@@ -69,11 +54,11 @@ def rule_of(eqn: Any) -> Rule:
 
 def opaque(eqn: Any) -> Rule:
     """Returns the rule of what nothing is known of."""
-    return _build(
-        [[WHOLE] * len(shape) for shape in _in_shapes(eqn)],
-        [[WHOLE] * len(shape) for shape in _out_shapes(eqn)],
-        _in_shapes(eqn),
-        _out_shapes(eqn),
+    return build(
+        [[WHOLE] * len(shape) for shape in in_shapes(eqn)],
+        [[WHOLE] * len(shape) for shape in out_shapes(eqn)],
+        in_shapes(eqn),
+        out_shapes(eqn),
         "root",
         opaque=True,
     )
@@ -100,44 +85,8 @@ def stacked(shape: Sequence[int], stack: bool) -> Rule:
     )
 
 
-def _shape(var: Any) -> tuple[int, ...]:
-    return tuple(getattr(var.aval, "shape", ()))
-
-
-def _in_shapes(eqn: Any) -> list[tuple[int, ...]]:
-    return [_shape(var) for var in eqn.invars]
-
-
-def _out_shapes(eqn: Any) -> list[tuple[int, ...]]:
-    return [_shape(var) for var in eqn.outvars]
-
-
-def _build(
-    operands: Sequence[Sequence[int]],
-    results: Sequence[Sequence[int]],
-    in_shapes: Sequence[tuple[int, ...]],
-    out_shapes: Sequence[tuple[int, ...]],
-    work: Work,
-    opaque: bool = False,
-) -> Rule:
-    """Returns the rule with labels numbered from 0; a label's size is the largest of its dimensions."""
-    sizes: dict[int, int] = {}
-    for labels, shape in zip([*operands, *results], [*in_shapes, *out_shapes]):
-        for label, size in zip(labels, shape):
-            if label != WHOLE:
-                sizes[label] = max(sizes.get(label, 1), size)
-    number = {label: i for i, label in enumerate(sizes)} | {WHOLE: WHOLE}
-    return Rule(
-        tuple(tuple(number[label] for label in labels) for labels in operands),
-        tuple(tuple(number[label] for label in labels) for labels in results),
-        tuple(sizes.values()),
-        work,
-        opaque,
-    )
-
-
 def _elementwise(eqn: Any) -> Rule:
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
+    ins, outs = in_shapes(eqn), out_shapes(eqn)
     rank = len(outs[0])
     if any(len(shape) not in (0, rank) for shape in ins):
         return opaque(eqn)
@@ -146,15 +95,13 @@ def _elementwise(eqn: Any) -> Rule:
         [i if size == outs[0][i] else WHOLE for i, size in enumerate(shape)]
         for shape in ins
     ]
-    return _build(operands, [range(rank)] * len(outs), ins, outs, "fusible")
+    return build(operands, [range(rank)] * len(outs), ins, outs, "fusible")
 
 
 def _reduction(eqn: Any) -> Rule:
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
+    ins, outs = in_shapes(eqn), out_shapes(eqn)
     kept = [i for i in range(len(ins[0])) if i not in eqn.params["axes"]]
-    return _build(
-        [range(len(ins[0]))] * len(ins), [kept] * len(outs), ins, outs, "root"
-    )
+    return build([range(len(ins[0]))] * len(ins), [kept] * len(outs), ins, outs, "root")
 
 
 def _except(eqn: Any, whole: set[int], work: Work) -> Rule:
@@ -162,23 +109,23 @@ def _except(eqn: Any, whole: set[int], work: Work) -> Rule:
 
     Operands of another rank are needed whole.
     """
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
+    ins, outs = in_shapes(eqn), out_shapes(eqn)
     rank = len(outs[0])
     labels = [WHOLE if i in whole else i for i in range(rank)]
     operands = [labels if len(shape) == rank else [WHOLE] * len(shape) for shape in ins]
-    return _build(operands, [labels] * len(outs), ins, outs, work)
+    return build(operands, [labels] * len(outs), ins, outs, work)
 
 
 def _unequal(eqn: Any) -> set[int]:
     """Returns the dimensions in which operands and results of one rank differ."""
-    first = _out_shapes(eqn)[0]
-    shapes = [s for s in _in_shapes(eqn) + _out_shapes(eqn) if len(s) == len(first)]
+    first = out_shapes(eqn)[0]
+    shapes = [s for s in in_shapes(eqn) + out_shapes(eqn) if len(s) == len(first)]
     return {i for i in range(len(first)) if len({shape[i] for shape in shapes}) > 1}
 
 
 def _cut_out(eqn: Any) -> Rule:
     """slice, pad, split, concatenate, dynamic_slice, dynamic_update_slice: dimensions that change are whole."""
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
+    ins, outs = in_shapes(eqn), out_shapes(eqn)
     whole = _unequal(eqn)
     if eqn.primitive.name == "concatenate":
         whole |= {eqn.params["dimension"]}
@@ -192,7 +139,7 @@ def _cut_out(eqn: Any) -> Rule:
     work: Work = (
         "fusible" if eqn.primitive.name in ("slice", "pad", "split") else "root"
     )
-    return _build(operands, [labels] * len(outs), ins, outs, work)
+    return build(operands, [labels] * len(outs), ins, outs, work)
 
 
 def _rev(eqn: Any) -> Rule:
@@ -205,46 +152,46 @@ def _sort(eqn: Any) -> Rule:
 
 def _top_k(eqn: Any) -> Rule:
     axis = eqn.params.get("axis", eqn.params.get("operand_axis", -1))
-    return _except(eqn, {axis % len(_out_shapes(eqn)[0])}, "root")
+    return _except(eqn, {axis % len(out_shapes(eqn)[0])}, "root")
 
 
 def _argmax(eqn: Any) -> Rule:
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
+    ins, outs = in_shapes(eqn), out_shapes(eqn)
     axes = eqn.params["axes"]
     labels = [WHOLE if i in axes else i for i in range(len(ins[0]))]
     kept = [i for i in labels if i != WHOLE]
-    return _build([labels], [kept] * len(outs), ins, outs, "root")
+    return build([labels], [kept] * len(outs), ins, outs, "root")
 
 
 def _transpose(eqn: Any) -> Rule:
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
-    return _build(
+    ins, outs = in_shapes(eqn), out_shapes(eqn)
+    return build(
         [range(len(ins[0]))], [eqn.params["permutation"]], ins, outs, "fusible"
     )
 
 
 def _broadcast_in_dim(eqn: Any) -> Rule:
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
+    ins, outs = in_shapes(eqn), out_shapes(eqn)
     labels = [
         i if size == outs[0][i] else WHOLE
         for i, size in zip(eqn.params["broadcast_dimensions"], ins[0])
     ]
     operands = [labels, *([WHOLE] * len(shape) for shape in ins[1:])]
-    return _build(operands, [range(len(outs[0]))], ins, outs, "fusible")
+    return build(operands, [range(len(outs[0]))], ins, outs, "fusible")
 
 
 def _squeeze(eqn: Any) -> Rule:
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
+    ins, outs = in_shapes(eqn), out_shapes(eqn)
     gone = {i % len(ins[0]) for i in eqn.params["dimensions"]}
     labels = [WHOLE if i in gone else i for i in range(len(ins[0]))]
-    return _build([labels], [[i for i in labels if i != WHOLE]], ins, outs, "fusible")
+    return build([labels], [[i for i in labels if i != WHOLE]], ins, outs, "fusible")
 
 
 def _expand_dims(eqn: Any) -> Rule:
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
+    ins, outs = in_shapes(eqn), out_shapes(eqn)
     new = {i % len(outs[0]) for i in eqn.params["dimensions"]}
     result = [WHOLE if i in new else i for i in range(len(outs[0]))]
-    return _build([[i for i in result if i != WHOLE]], [result], ins, outs, "fusible")
+    return build([[i for i in result if i != WHOLE]], [result], ins, outs, "fusible")
 
 
 def _reshape(eqn: Any) -> Rule:
@@ -253,7 +200,7 @@ def _reshape(eqn: Any) -> Rule:
     (b, s, h k) -> (b s, h, k): b goes with b s, and h k with h. Cut into as many parts as divide both, the parts
     are the same elements; s and k lie inside, so they are needed whole.
     """
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
+    ins, outs = in_shapes(eqn), out_shapes(eqn)
     source, result = [WHOLE] * len(ins[0]), [WHOLE] * len(outs[0])
     for label, (before, after) in enumerate(factor_groups(ins[0], outs[0])):
         major = [
@@ -263,7 +210,7 @@ def _reshape(eqn: Any) -> Rule:
         if major[0] is not None and major[1] is not None:
             source[major[0]] = result[major[1]] = label
     operands = [source, *([WHOLE] * len(shape) for shape in ins[1:])]
-    return _build(operands, [result], ins, outs, "fusible")
+    return build(operands, [result], ins, outs, "fusible")
 
 
 def factor_groups(
@@ -280,7 +227,8 @@ def factor_groups(
         return groups
     i = j = 0
     while i < len(before) or j < len(after):
-        left, right = [], []
+        left: list[int] = []
+        right: list[int] = []
         a = b = 1
         while a != b or not left or not right:
             if (a <= b and i < len(before)) or j == len(after):
@@ -298,7 +246,7 @@ def factor_groups(
 
 
 def _dot_general(eqn: Any) -> Rule:
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
+    ins, outs = in_shapes(eqn), out_shapes(eqn)
     (left_sum, right_sum), (left_batch, right_batch) = eqn.params["dimension_numbers"]
     left = list(range(len(ins[0])))
     right = [len(left) + i for i in range(len(ins[1]))]
@@ -307,102 +255,32 @@ def _dot_general(eqn: Any) -> Rule:
     free_left = [x for i, x in enumerate(left) if i not in {*left_sum, *left_batch}]
     free_right = [x for j, x in enumerate(right) if j not in {*right_sum, *right_batch}]
     result = [*(left[i] for i in left_batch), *free_left, *free_right]
-    return _build([left, right], [result], ins, outs, "dot")
-
-
-def _conv(eqn: Any) -> Rule:
-    """Batch and features are labels; windows reach over borders, so space is needed whole."""
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
-    numbers = eqn.params["dimension_numbers"]
-    labels = [[WHOLE] * len(shape) for shape in (*ins, *outs)]
-    (batch, features), (out_features, in_features) = (
-        numbers.lhs_spec[:2],
-        numbers.rhs_spec[:2],
-    )
-    if eqn.params["batch_group_count"] == 1:
-        labels[0][batch] = labels[2][numbers.out_spec[0]] = 0
-    if eqn.params["feature_group_count"] == eqn.params["batch_group_count"] == 1:
-        labels[0][features] = labels[1][in_features] = 1
-        labels[1][out_features] = labels[2][numbers.out_spec[1]] = 2
-    return _build(labels[:2], labels[2:], ins, outs, "dot")
-
-
-def _gather(eqn: Any) -> Rule:
-    """A look-up. Rows that are looked up may be cut: who has a row gives it, the others zeros, and they are summed."""
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
-    numbers, slices = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    offsets = list(numbers.offset_dims)
-    result = list(range(len(outs[0])))
-    operand, indices = [WHOLE] * len(ins[0]), [WHOLE] * len(ins[1])
-    batch = [i for i in result if i not in offsets]
-    for place, label in enumerate(batch):  # The last dimension holds the index vectors.
-        indices[place] = label
-    for theirs, ours in zip(
-        numbers.operand_batching_dims, numbers.start_indices_batching_dims
-    ):
-        operand[theirs] = indices[ours]
-    gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
-    windows = [i for i in range(len(ins[0])) if i not in gone]
-    for i, label in zip(windows, offsets):
-        if slices[i] == ins[0][i]:
-            operand[i] = label
-    looked_up = numbers.start_index_map
-    if len(looked_up) == 1 and looked_up[0] in numbers.collapsed_slice_dims:
-        operand[looked_up[0]] = len(result)
-    return _build([operand, indices], [result], ins, outs, "root")
-
-
-def _scatter(eqn: Any) -> Rule:
-    """The mirror of `_gather`; updates that are added may be cut, and leave partial sums."""
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
-    numbers = eqn.params["dimension_numbers"]
-    windows = list(numbers.update_window_dims)
-    operand = list(range(len(ins[0])))
-    indices, updates = [WHOLE] * len(ins[1]), [WHOLE] * len(ins[2])
-    rows = [i for i in range(len(ins[2])) if i not in windows]
-    adds = eqn.primitive.name in ("scatter-add", "scatter_add")
-    for place, i in enumerate(rows):
-        if adds:
-            indices[place] = updates[i] = len(operand) + place
-    for theirs, ours in zip(
-        numbers.operand_batching_dims, numbers.scatter_indices_batching_dims
-    ):
-        indices[ours] = updates[rows[ours]] = operand[theirs]
-    gone = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
-    for i, window in zip([i for i in operand if i not in gone], windows):
-        if ins[2][window] == ins[0][i]:
-            updates[window] = i
-        else:
-            operand[i] = WHOLE
-    if len(numbers.scatter_dims_to_operand_dims) > 1:
-        for i in numbers.scatter_dims_to_operand_dims:
-            operand[i] = WHOLE
-    return _build([operand, indices, updates], [operand], ins, outs, "root")
+    return build([left, right], [result], ins, outs, "dot")
 
 
 def _source(eqn: Any) -> Rule:
     """iota, random_bits: every device can make its own part."""
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
+    ins, outs = in_shapes(eqn), out_shapes(eqn)
     operands = [[WHOLE] * len(shape) for shape in ins]
-    return _build(operands, [range(len(outs[0]))], ins, outs, "fusible")
+    return build(operands, [range(len(outs[0]))], ins, outs, "fusible")
 
 
 def _barrier(eqn: Any) -> Rule:
     """optimization_barrier: values pass by themselves."""
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
+    ins, outs = in_shapes(eqn), out_shapes(eqn)
     starts = np.cumsum([0, *map(len, ins)])
     labels = [range(a, a + len(shape)) for a, shape in zip(starts, ins)]
-    return _build(labels, labels, ins, outs, "fusible")
+    return build(labels, labels, ins, outs, "fusible")
 
 
 def _generic_reduce(eqn: Any) -> Rule:
-    ins, outs = _in_shapes(eqn), _out_shapes(eqn)
+    ins, outs = in_shapes(eqn), out_shapes(eqn)
     rank = max(map(len, ins))
     whole = set(eqn.params.get("dimensions", eqn.params.get("axes", range(rank))))
     labels = [WHOLE if i in whole else i for i in range(rank)]
     operands = [labels if len(shape) == rank else [WHOLE] * len(shape) for shape in ins]
     kept = [i for i in labels if i != WHOLE]
-    return _build(operands, [kept] * len(outs), ins, outs, "root")
+    return build(operands, [kept] * len(outs), ins, outs, "root")
 
 
 _RULES: dict[str, Callable[[Any], Rule]] = {
@@ -410,12 +288,12 @@ _RULES: dict[str, Callable[[Any], Rule]] = {
     "argmin": _argmax,
     "broadcast_in_dim": _broadcast_in_dim,
     "concatenate": _cut_out,
-    "conv_general_dilated": _conv,
+    "conv_general_dilated": indexing.conv,
     "dot_general": _dot_general,
     "dynamic_slice": _cut_out,
     "dynamic_update_slice": _cut_out,
     "expand_dims": _expand_dims,
-    "gather": _gather,
+    "gather": indexing.gather,
     "iota": _source,
     "optimization_barrier": _barrier,
     "pad": _cut_out,
@@ -423,9 +301,9 @@ _RULES: dict[str, Callable[[Any], Rule]] = {
     "reduce": _generic_reduce,
     "reshape": _reshape,
     "rev": _rev,
-    "scatter": _scatter,
-    "scatter-add": _scatter,
-    "scatter_add": _scatter,
+    "scatter": indexing.scatter,
+    "scatter-add": indexing.scatter,
+    "scatter_add": indexing.scatter,
     "slice": _cut_out,
     "sort": _sort,
     "split": _cut_out,

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 import solvers
 from compiler.sharding.cost import Choice, evaluate
 from compiler.sharding.game import ShardingGame, Task, assign, game_of, task_of
-from compiler.sharding.tables import Model
+from compiler.sharding.model import Model
 from solvers.problem import Simulator
 from solvers.protocols import Genome
 

@@ -4,28 +4,20 @@ Axes of the arrays: K classes that may be cut, R conflicts, P pins, A mesh axes,
 largest unit, T events in program order, W work tables, V moves (of a value into or out of an operation).
 """
 
-import dataclasses
-import itertools
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from compiler.cost.links import price
 from compiler.sharding import work
-from compiler.sharding.flatten import LITERAL, Operation
-from compiler.sharding.machine import Machine
-from compiler.sharding.mesh import MeshShape
-from compiler.sharding.names import Names
-from compiler.sharding.reshard import NONE, PARTIAL, local_share, moves
-from compiler.sharding.rules import WHOLE
-from compiler.sharding.units import Placed, Unit, Units, codes, parts, shares
+from compiler.sharding.flatten import LITERAL
+from compiler.sharding.parts import Edge, Parts, merged_edges
+from compiler.sharding.reshard import NONE, local_share, moves
+from compiler.sharding.units import codes, parts, shares
 
 MIB = float(1 << 20)
-MAX_CLASSES = 16
-MAX_PINS = 8
 # Columns of a row of `Tables.move_table`, per MiB of the value but for the calls.
 ASYNC, SYNC, ASYNC_CALLS, SYNC_CALLS, COPY = range(5)
 
@@ -86,193 +78,22 @@ class Tables(NamedTuple):
     conflict_class: Int[Array, " R"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Edge:
-    """A value on its way into an operation, or out of it.
-
-    Attributes:
-        value: that moves.
-        operation: whose it is.
-        result: whether it comes out.
-        ends: units of the value and of the operation.
-        wanted: of each entry of the operation's unit, the value's entry that it cuts; `NONE`, or `PARTIAL` for a sum.
-    """
-
-    value: int
-    operation: int
-    result: bool
-    ends: tuple[int, int]
-    wanted: tuple[int, ...]
+def _typed(array: np.ndarray) -> Array:
+    kinds = {"b": np.bool_, "i": np.int32, "u": np.int32, "f": np.float32}
+    return jnp.asarray(array, kinds[array.dtype.kind])
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A program ready to be searched.
-
-    Attributes:
-        names: its named dimensions.
-        machine: what runs it.
-        meshes: to choose from; all have as many axes.
-        classes: indices of the classes that may be cut, in order of actions.
-        conflicts: indices of the conflicts that matter.
-        pins: units that may be pinned.
-        units: all units.
-        values: of each value, its unit.
-        operations: of each operation, its unit.
-        edges: where values may have to move.
-        tables: the numbers.
-    """
-
-    names: Names
-    machine: Machine
-    meshes: tuple[MeshShape, ...]
-    classes: tuple[int, ...]
-    conflicts: tuple[int, ...]
-    pins: tuple[int, ...]
-    units: tuple[Unit, ...]
-    values: tuple[Placed, ...]
-    operations: tuple[Placed, ...]
-    edges: tuple[Edge, ...]
-    tables: Tables
-
-
-def build(
-    names: Names,
-    machine: Machine,
-    meshes: Sequence[MeshShape],
-    *,
-    max_classes: int = MAX_CLASSES,
-    max_pins: int = MAX_PINS,
-) -> Model:
-    """Returns the model of a program on a machine.
-
-    Args:
-        names: the program's dimensions.
-        machine: chip and links.
-        meshes: to choose from.
-        max_classes: how many classes may be cut, the largest.
-        max_pins: how many units may be pinned, the largest.
-
-    Raises:
-        ValueError: no mesh axis divides any dimension.
-    """
-    meshes = tuple(meshes)
-    if len({len(mesh.sizes) for mesh in meshes}) != 1:
-        raise ValueError("meshes to choose from have equally many axes")
-    classes = _cuttable(names, meshes, max_classes)
-    place = {c: i for i, c in enumerate(classes)}
-    conflicts = tuple(i for i, c in enumerate(names.conflicts) if c.klass in place)
-    units = Units(place, {c: i for i, c in enumerate(conflicts)})
-    values = tuple(units.add(loop) for loop in names.values)
-    operations = tuple(units.add(loop) for loop in names.operations)
-    flows = work.flow(names.program)
-    edges = _edges(names, values, operations, units.units)
-    pins = _pins(names, values, units.units, flows, max_pins)
-    model = Model(
-        names,
-        machine,
-        meshes,
-        classes,
-        conflicts,
-        pins,
-        tuple(units.units),
-        values,
-        operations,
-        edges,
-        tables=None,  # type: ignore[arg-type]  # Filled in below, from the rest.
-    )
-    return dataclasses.replace(model, tables=_Builder(model, flows).tables())
-
-
-def _cuttable(names: Names, meshes: Sequence[MeshShape], limit: int) -> tuple[int, ...]:
-    sizes = sorted({n for mesh in meshes for n in mesh.sizes if n > 1})
-    found = [
-        i
-        for i, c in enumerate(names.classes)
-        if c.cuttable and any(c.size % n == 0 for n in sizes)
-    ]
-    if not found:
-        extents = sorted({c.size for c in names.classes}, reverse=True)
-        raise ValueError(
-            f"nothing to cut: no dimension ({', '.join(map(str, extents)) or 'there are none'}) is divisible by "
-            f"a mesh axis ({', '.join(map(str, sizes))})"
-        )
-    return tuple(found[:limit])
-
-
-def _edges(
-    names: Names,
-    values: Sequence[Placed],
-    operations: Sequence[Placed],
-    units: Sequence[Unit],
-) -> tuple[Edge, ...]:
-    """Returns the ways on which some plan moves a value."""
-    found: list[Edge] = []
-    for k, (op, nest) in enumerate(zip(names.program.operations, operations)):
-        ends = [
-            *zip(op.operands, op.rule.operands, itertools.repeat(False)),
-            *zip(op.results, op.rule.results, itertools.repeat(True)),
-        ]
-        summed = _summed(op)
-        for value, labels, result in ends:
-            if value == LITERAL or not (units[values[value].unit] or units[nest.unit]):
-                continue
-            wanted = [NONE] * len(units[nest.unit])
-            for label, entry in enumerate(nest.entries):
-                if entry >= 0 and result and label in summed:
-                    wanted[entry] = PARTIAL
-            for label, theirs in zip(labels, values[value].entries):
-                if label != WHOLE and theirs >= 0:
-                    wanted[nest.entries[label]] = theirs
-            same = values[value].unit == nest.unit
-            if same and wanted == list(range(len(wanted))):
-                continue
-            if not units[values[value].unit] and PARTIAL not in wanted:
-                continue
-            found.append(
-                Edge(value, k, result, (values[value].unit, nest.unit), tuple(wanted))
-            )
-    return tuple(found)
-
-
-def merged_edges(edges: Sequence[Edge]) -> list[list[Edge]]:
-    """Returns the edges together that need one move: of one value, wanted alike by several operations."""
-    merged: dict[tuple[object, ...], list[Edge]] = {}
-    for edge in edges:
-        where = edge.operation if edge.result else -1
-        key = (edge.value, where, edge.ends, edge.wanted)
-        merged.setdefault(key, []).append(edge)
-    return list(merged.values())
-
-
-def _summed(op: Operation) -> set[int]:
-    """Returns the labels that are summed over."""
-    kept = {label for labels in op.rule.results for label in labels}
-    return set(range(len(op.rule.sizes))) - kept
-
-
-def _pins(
-    names: Names,
-    values: Sequence[Placed],
-    units: Sequence[Unit],
-    flows: work.Flow,
-    limit: int,
-) -> tuple[int, ...]:
-    """Returns the units of arrays in memory that two classes compete for, the largest first."""
-    size = [0] * len(units)
-    for v, array in enumerate(names.program.values):
-        if flows.sources[v] == {v} and v in flows.death:
-            size[values[v].unit] += array.num_bytes
-    rows = [u for u, unit in enumerate(units) if len(unit) > 1 and size[u]]
-    return tuple(sorted(rows, key=lambda u: -size[u])[:limit])
+def tables_of(model: Parts) -> Tables:
+    """Returns the tables of a program's parts."""
+    return _Builder(model).tables()
 
 
 class _Builder:
-    """Fills the tables of a model."""
+    """Fills the tables."""
 
-    def __init__(self, model: Model, flows: work.Flow) -> None:
+    def __init__(self, model: Parts) -> None:
         self.model = model
-        self.flows = flows
+        self.flows = model.flows
         self.program = model.names.program
         self.axes = len(model.meshes[0].sizes)
         self.events, self.starts = self._events()
@@ -338,18 +159,7 @@ class _Builder:
             **self._moves(),
             **self._memory(),
         )
-        typed = {
-            name: np.asarray(
-                array,
-                bool
-                if array.dtype == bool
-                else np.int32
-                if array.dtype.kind in "iu"
-                else np.float32,
-            )
-            for name, array in arrays.items()
-        }
-        return jax.tree.map(jax.numpy.asarray, Tables(**typed))
+        return Tables(**{name: _typed(array) for name, array in arrays.items()})
 
     def _row(self) -> np.ndarray:
         return np.zeros(len(self.starts))
@@ -374,12 +184,12 @@ class _Builder:
             rows, tables = [self._row()], [np.zeros((len(model.meshes), 1))]
             known[0, b""] = 0
         lengths = [table.shape[1] for table in tables]
-        return dict(
-            work_unit=np.array([unit for unit, _ in known]),
-            work_offset=np.cumsum([0, *lengths])[:-1],
-            work=np.concatenate(tables, axis=1),
-            work_events=np.stack(rows),
-        )
+        return {
+            "work_unit": np.array([unit for unit, _ in known]),
+            "work_offset": np.cumsum([0, *lengths])[:-1],
+            "work": np.concatenate(tables, axis=1),
+            "work_events": np.stack(rows),
+        }
 
     def _cycles(self, k: int) -> np.ndarray:
         """Returns the cycles [M, codes] of an operation."""
@@ -404,7 +214,7 @@ class _Builder:
                 share = {
                     v: local_share(
                         mesh.sizes,
-                        [e if e >= 0 and unit[e][0] in met else NONE for e in cut],
+                        tuple(e if e >= 0 and unit[e][0] in met else NONE for e in cut),
                     )
                     for v, met in classes.items()
                 }
@@ -526,4 +336,4 @@ class _Builder:
             last = len(self.events) - 1
             end = self.events[min(death, last)]
             live[model.values[v].unit, begin : end + 1] += values[v].num_bytes / MIB
-        return dict(argument_mib=arguments, live_mib=live)
+        return {"argument_mib": arguments, "live_mib": live}

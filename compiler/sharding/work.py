@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from compiler.sharding.flatten import LITERAL, Operation, Program
+from compiler.sharding.labels import WHOLE
 from compiler.sharding.machine import Machine
-from compiler.sharding.rules import WHOLE
 
 _MAX_SOURCES = 4  # Fusions that read more arrays than this are cut.
 
