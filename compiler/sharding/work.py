@@ -125,16 +125,24 @@ def cycles(
     """
     if op.rule.work == "free":
         return 0.0
-    values = program.values
     local = [math.ceil(size / part) for size, part in zip(op.rule.sizes, parts)]
     read = frozenset().union(*(flows.sources[v] for v in op.operands if v != LITERAL))
     written = [v for v in op.results if flows.sources[v] == {v}]
     if op.rule.work == "fusible" and not written:
         read = frozenset()
-    moved = sum(values[v].num_bytes * share.get(v, 1.0) for v in (*read, *written))
+    moved = sum(
+        _touched(op, program, v) * share.get(v, 1.0) for v in (*read, *written)
+    )
     if op.rule.work == "dot":
         return machine.matmul(*_matmul_sizes(op, local), moved)
     return machine.vector(float(math.prod(local)), moved)
+
+
+def _touched(op: Operation, program: Program, value: int) -> float:
+    """Returns the bytes of a value that one run reads or writes: in a loop, one slice of a stack."""
+    array = program.values[value]
+    slices = array.shape[0] if op.scope and (value, 0) in program.stacks else 1
+    return array.num_bytes / slices
 
 
 def _matmul_sizes(op: Operation, local: Sequence[int]) -> tuple[int, int, int, int]:
