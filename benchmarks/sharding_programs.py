@@ -237,7 +237,7 @@ def experts(sizes: Sizes = Sizes()) -> Program:
             {"x": [group, expert], "y": [group, expert]}, (hidden,)
         ),
         "experts and their shards": HandPlan(
-            {"x": [group, expert], "y": [group, hidden]}, (hidden,)
+            {"x": [group, hidden], "y": [group, expert]}, (hidden,)
         ),
     }
     return Program(layer, (x, params), plans)

@@ -27,8 +27,8 @@ def apply(fn: Callable[..., Any], plan: Plan, mesh: Any) -> Callable[..., Any]:
     """
     plan.require_mesh(mesh)
     constraints = {
-        site: NamedSharding(mesh, partition_spec(spec))
-        for site, spec in plan.sites.items()
+        site: [NamedSharding(mesh, partition_spec(spec)) for spec in way]
+        for site, way in plan.sites.items()
     }
 
     @functools.wraps(fn)
@@ -49,7 +49,7 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=weak)
 
 
-_Constraints = Mapping[str, NamedSharding]
+_Constraints = Mapping[str, Sequence[NamedSharding]]
 
 
 def _evaluate(
@@ -79,9 +79,9 @@ def _evaluate(
 
 
 def _constrain(value: Any, site: str, constraints: _Constraints) -> Any:
-    if site not in constraints:
-        return value
-    return jax.lax.with_sharding_constraint(value, constraints[site])
+    for sharding in constraints.get(site, ()):
+        value = jax.lax.with_sharding_constraint(value, sharding)
+    return value
 
 
 def _inner(eqn: Any, site: str, constraints: _Constraints) -> dict[str, Any]:

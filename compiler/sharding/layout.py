@@ -14,7 +14,7 @@ from compiler.sharding.labels import WHOLE
 from compiler.sharding.model import Model
 from compiler.sharding.parts import Edge, merged_edges
 from compiler.sharding.plan import Cut, Leaf, Plan, Spec
-from compiler.sharding.reshard import NONE, moves
+from compiler.sharding.reshard import NONE, moves, stations
 from compiler.sharding.units import codes
 
 
@@ -78,6 +78,16 @@ class Layout:
         return (theirs, ours) if edge.result else (ours, theirs)
 
 
+    def way(self, edge: Edge) -> tuple[Spec, ...]:
+        """Returns the specs that a moving value goes through."""
+        sizes = self.model.meshes[self.mesh].sizes
+        placed = self.model.values[edge.value]
+        return tuple(
+            self._spec(placed.entries, stop)
+            for stop in stations(sizes, *self.placements(edge))
+        )
+
+
 def layout(model: Model, choice: Choice) -> Layout:
     """Returns the program as a choice cuts it."""
     found = np.asarray(jax.jit(unit_codes)(model.tables, choice)).tolist()
@@ -112,32 +122,36 @@ def collectives(cut: Layout) -> tuple[Predicted, ...]:
     return tuple(found)
 
 
-def sites(cut: Layout) -> dict[str, Spec]:
+def sites(cut: Layout) -> dict[str, tuple[Spec, ...]]:
     """Returns where the compiler has to be told: operands and results of products, results in memory, what moves.
 
-    Keys are `"SITE:in0"` for operands and `"SITE:out0"` for results.
+    Keys are `"SITE:in0"` for operands and `"SITE:out0"` for results; a value is put through the specs in order.
     """
-    program = cut.model.names.program
-    moving = {
-        (edge.operation, edge.value)
-        for edge in cut.model.edges
-        if not edge.result and len(set(cut.placements(edge))) > 1
-    }
-    found: dict[str, Spec] = {}
+    model = cut.model
+    program = model.names.program
+    ways = {(e.operation, e.value, e.result): e for e in model.edges}
+    found: dict[str, tuple[Spec, ...]] = {}
     for k, op in enumerate(program.operations):
         if op.rule.work == "free" or op.primitive.startswith("scan_"):
             continue
         for i, (value, labels) in enumerate(zip(op.operands, op.rule.operands)):
             if value == LITERAL or not _constrained(program.values[value].dtype):
                 continue
-            if op.rule.work == "dot" or (k, value) in moving:
-                found[f"{op.site}:in{i}"] = cut.operand(k, labels)
+            edge = ways.get((k, value, False))
+            moving = edge is not None and len(set(cut.placements(edge))) > 1
+            if edge is not None and moving:
+                found[f"{op.site}:in{i}"] = cut.way(edge)
+            elif op.rule.work == "dot":
+                found[f"{op.site}:in{i}"] = (cut.operand(k, labels),)
         for i, value in enumerate(op.results):
-            known = op.rule.work != "fusible" and _constrained(
-                program.values[value].dtype
-            )
-            if known and program.values[value].shape:
-                found[f"{op.site}:out{i}"] = cut.value(value)
+            array = program.values[value]
+            edge = ways.get((k, value, True))
+            if not array.shape or not _constrained(array.dtype):
+                continue
+            if edge is not None and op.rule.work != "fusible":
+                found[f"{op.site}:out{i}"] = cut.way(edge)
+            elif op.rule.work != "fusible":
+                found[f"{op.site}:out{i}"] = (cut.value(value),)
     return found
 
 

@@ -58,7 +58,7 @@ class Plan:
         cuts: classes that are cut.
         inputs: arguments, flat, in order.
         outputs: results, the same.
-        sites: specs of arrays inside, by `"SITE:in0"` or `"SITE:out0"`.
+        sites: specs of arrays inside, by `"SITE:in0"` or `"SITE:out0"`; several are gone through in order.
         compiler_options: for `jax.jit(..., compiler_options=...)` on the machine that the plan is for.
         provenance: what found the plan and what is predicted of it.
     """
@@ -68,7 +68,7 @@ class Plan:
     cuts: tuple[Cut, ...]
     inputs: tuple[Leaf, ...]
     outputs: tuple[Leaf, ...]
-    sites: Mapping[str, Spec]
+    sites: Mapping[str, tuple[Spec, ...]]
     compiler_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -267,7 +267,9 @@ def from_json(document: Any) -> Plan:
                 )
                 for leaf in fields[name]
             )
-        fields["sites"] = {site: _spec(spec) for site, spec in fields["sites"].items()}
+        fields["sites"] = {
+            site: tuple(map(_spec, way)) for site, way in fields["sites"].items()
+        }
         return Plan(**fields)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a plan: {type(error).__name__}: {error}") from None

@@ -68,6 +68,28 @@ def moves(
     return tuple(found)
 
 
+def stations(
+    sizes: tuple[int, ...], source: Placement, target: Placement
+) -> tuple[Placement, ...]:
+    """Returns the placements on the way from one to another, each one collective from the last; the target is last.
+
+    The partitioner does one kind of change at a time; asked for two at once it may copy everything everywhere.
+    """
+    now = list(source)
+    for a, (s, t) in enumerate(zip(source, target)):
+        if s == NONE:
+            now[a] = t
+    found = [] if PARTIAL in now else [tuple(now)]
+    for move in moves(sizes, source, target):
+        for a in move.axes:
+            now[a] = target[a]
+        if PARTIAL not in now:
+            found.append(tuple(now))
+    if not found or found[-1] != target:
+        found.append(target)
+    return tuple(p for p in dict.fromkeys(found) if p != source or p == target)
+
+
 def local_share(sizes: Sequence[int], placement: Placement) -> float:
     """Returns the part of a value that one device holds."""
     return 1.0 / math.prod(n for n, dim in zip(sizes, placement) if dim >= 0)
