@@ -77,7 +77,6 @@ class Layout:
         theirs = tuple(edge.wanted[e] if e >= 0 else NONE for e in nest)
         return (theirs, ours) if edge.result else (ours, theirs)
 
-
     def way(self, edge: Edge) -> tuple[Spec, ...]:
         """Returns the specs that a moving value goes through."""
         sizes = self.model.meshes[self.mesh].sizes

@@ -130,9 +130,7 @@ def cycles(
     written = [v for v in op.results if flows.sources[v] == {v}]
     if op.rule.work == "fusible" and not written:
         read = frozenset()
-    moved = sum(
-        _touched(op, program, v) * share.get(v, 1.0) for v in (*read, *written)
-    )
+    moved = sum(_touched(op, program, v) * share.get(v, 1.0) for v in (*read, *written))
     if op.rule.work == "dot":
         return machine.matmul(*_matmul_sizes(op, local), moved)
     return machine.vector(float(math.prod(local)), moved)

@@ -16,9 +16,7 @@ LINK = 33_715.6
 
 def _model(program: programs.Program) -> Model:
     shape = mesh.shape((2, 4))
-    return model(
-        program.fn, *program.args, topology=programs.TOPOLOGY, meshes=[shape]
-    )
+    return model(program.fn, *program.args, topology=programs.TOPOLOGY, meshes=[shape])
 
 
 def _costs(program: programs.Program) -> dict[str, Cost]:
@@ -180,7 +178,9 @@ def test_nothing_to_cut_and_unknown_chips_are_said_in_one_line() -> None:
         return x * 2
 
     shape = jax.ShapeDtypeStruct((3, 5), jnp.float32)
-    with pytest.raises(ValueError, match=r"no dimension \(5, 3\) is divisible by a mesh axis \(2, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"no dimension \(5, 3\) is divisible by a mesh axis \(2, 4\)"
+    ):
         model(odd, shape, topology="v5e:2x4", meshes=[mesh.shape((2, 4))])
     with pytest.raises(ValueError, match="no link prices"):
         model(odd, shape, topology="cpu:8")

@@ -37,7 +37,9 @@ def test_the_game_keeps_the_contract(problem: solvers.Problem) -> None:
 
 def test_the_space_keeps_the_contract(problem: solvers.Problem) -> None:
     check_space(problem.space)
-    check_oracle(problem.oracle, solvers.spaces.sample(problem.space, jax.random.key(0), 6))
+    check_oracle(
+        problem.oracle, solvers.spaces.sample(problem.space, jax.random.key(0), 6)
+    )
 
 
 def test_an_episodes_rewards_are_its_gain_and_its_plan_its_genome(
@@ -138,7 +140,10 @@ def test_every_random_plan_divides_all_it_cuts(perceptron: Model) -> None:
 
 
 def test_a_memory_limit_that_nothing_meets_says_the_least(perceptron: Model) -> None:
-    with pytest.raises(ValueError, match=r"the arguments into 1 MiB a device; the least found is 10 MiB"):
+    with pytest.raises(
+        ValueError,
+        match=r"the arguments into 1 MiB a device; the least found is 10 MiB",
+    ):
         space.problem(perceptron, argument_limit=1.0)
     with pytest.raises(ValueError, match="the program into 2 MiB"):
         space.problem(perceptron, memory_limit=2.0)

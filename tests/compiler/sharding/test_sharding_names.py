@@ -79,7 +79,9 @@ def test_a_conflict_has_one_orientation_everywhere() -> None:
 
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_repeated_layers_share_classes_and_conflicts(scan: bool, training: bool) -> None:
+def test_repeated_layers_share_classes_and_conflicts(
+    scan: bool, training: bool
+) -> None:
     one = _names(programs.train(SIZES) if training else programs.forward(SIZES))
     many = _names(programs.layers(SIZES, scan=scan, training=training))
     cuttable = [c.size for c in many.classes if c.cuttable]
@@ -127,7 +129,11 @@ def test_calls_loops_and_branches_carry_names_through() -> None:
     batch, width = classes[0]
     assert batch != width
     # The carry keeps its width, so both sides of the weight are one: a conflict.
-    assert classes[1:] == [(width, width), (batch, width), (classes[3][0], batch, width)]
+    assert classes[1:] == [
+        (width, width),
+        (batch, width),
+        (classes[3][0], batch, width),
+    ]
     assert not names.classes[classes[3][0]].cuttable
     assert [c.klass for c in names.conflicts] == [width]
 
@@ -141,6 +147,8 @@ def test_random_numbers_do_not_tie_what_they_fill() -> None:
 
 
 def test_what_cannot_be_traced_is_said_in_one_line() -> None:
-    with pytest.raises(ValueError, match=r"^the function can't be traced: .*\n?$") as info:
+    with pytest.raises(
+        ValueError, match=r"^the function can't be traced: .*\n?$"
+    ) as info:
         trace(lambda x: x if x > 0 else -x, jnp.ones(()))
     assert "\n" not in str(info.value)

@@ -97,7 +97,9 @@ def test_a_part_of_a_result_needs_no_other_part(name: str) -> None:
             noisy[place] = args[place].copy()
             half = [slice(None)] * args[place].ndim
             half[axis] = slice(args[place].shape[axis] // 2, None)
-            noisy[place][tuple(half)] += rng.normal(size=noisy[place][tuple(half)].shape)
+            noisy[place][tuple(half)] += rng.normal(
+                size=noisy[place][tuple(half)].shape
+            )
             rest = [slice(None)] * whole.ndim
             there = result.index(label)
             rest[there] = slice(None, whole.shape[there] // 2)
@@ -153,7 +155,9 @@ def test_factor_groups_are_the_finest() -> None:
 
 def test_an_unknown_primitive_is_opaque_and_no_error() -> None:
     def host(a: jax.Array) -> jax.Array:
-        return jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct((4, 6), "float32"), a)
+        return jax.pure_callback(
+            lambda x: x, jax.ShapeDtypeStruct((4, 6), "float32"), a
+        )
 
     program = flatten.trace(host, jax.ShapeDtypeStruct((4, 6), "float32"))
     (op,) = program.operations
