@@ -161,33 +161,43 @@ class Plan:
         return jax.tree.unflatten(structure, found)
 
     def logical_axis_rules(self) -> tuple[tuple[str, Any], ...]:
-        """Returns the plan as rules for Flax, class name to mesh axes, for `flax.core.spmd.logical_axis_rules`.
+        """Returns the plan as rules for Flax, names of dimensions to mesh axes: `flax.core.spmd.logical_axis_rules`.
 
-        The first rule whose axes are free in an array holds, so classes come in the order of their levels. A class
-        on several axes that may lose one of them has a rule for what is left as well.
+        The names are those of `dimension_names`.
         """
-        rules: list[tuple[int, int, str, Any]] = []
-        for cut in self.cuts:
-            names = tuple(axis for axis, _ in cut.axes)
-            level = max(level for _, level in cut.axes)
-            whole = names if len(names) > 1 else names[0]
-            rules.append((level, -len(names), cut.name, whole))
-            if len(names) > 1:
-                rules += [(k, -1, cut.name, axis) for axis, k in cut.axes]
-        order = sorted(rules, key=lambda rule: rule[:2])
-        return tuple((name, axes) for _, _, name, axes in order)
+        rules = {
+            name: axes[0] if len(axes) == 1 else axes or None
+            for leaf in (*self.inputs, *self.outputs)
+            for name, axes in zip(self._logical(leaf), leaf.spec)
+            if name
+        }
+        return tuple(rules.items())
 
     def dimension_names(self, path: str) -> tuple[str | None, ...]:
-        """Returns the names of an argument's dimensions, for `nnx.with_partitioning`.
+        """Returns the logical names of an argument's dimensions, for `nnx.with_partitioning`.
+
+        They are the classes' names; `"NAME@AXES"` where another class of the same array takes some of the axes, since
+        a rule of NNX gives a name the same axes everywhere.
 
         Raises:
             ValueError: there is no such argument.
         """
         for leaf in self.inputs:
             if leaf.path == path:
-                return tuple(name or None for name in leaf.classes)
+                return self._logical(leaf)
         known = ", ".join(leaf.path for leaf in self.inputs)
         raise ValueError(f"no argument {path!r}; there are {known}")
+
+    def _logical(self, leaf: Leaf) -> tuple[str | None, ...]:
+        full = {cut.name: tuple(axis for axis, _ in cut.axes) for cut in self.cuts}
+        return tuple(
+            None
+            if not name
+            else name
+            if axes == full.get(name, ())
+            else f"{name}@{','.join(axes) or 'none'}"
+            for name, axes in zip(leaf.classes, leaf.spec)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the plan as a JSON object."""

@@ -1,6 +1,6 @@
 """Run as a script on eight virtual CPU devices: plans computed and compiled for real.
 
-    python on_eight_devices.py exhaustive | hand
+    python on_eight_devices.py born | exhaustive | hand
 
 Prints one line for each plan; an assertion says what is wrong.
 """
@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from flax.core import spmd
 
 import solvers
 from benchmarks import sharding_programs as programs
@@ -147,5 +149,21 @@ def hand() -> None:
                 assert abs(size - expected[kind]) <= 0.02 * size + 64, (name, label)
 
 
+def born() -> None:
+    """A parameter of NNX is born where the plan puts it."""
+    program = programs.mlp(SIZES, 64)
+    built = build(program, 2, 4)
+    for label in ("Megatron", "FSDP"):
+        made = layout.plan_of(built, programs.choice(built, program.plans[label]))
+        zeros = nnx.initializers.zeros_init()
+        init = nnx.with_partitioning(zeros, made.dimension_names("w"))
+        devices = made.make_mesh()
+        with jax.set_mesh(devices), spmd.logical_axis_rules(made.logical_axis_rules()):
+            w = nnx.Param(init(jax.random.key(0), program.args[1].shape))
+        (leaf,) = (leaf for leaf in made.inputs if leaf.path == "w")
+        wanted = jax.NamedSharding(devices, plan.partition_spec(leaf.spec))
+        assert w[...].sharding.is_equivalent_to(wanted, 2), w[...].sharding
+
+
 if __name__ == "__main__":
-    {"exhaustive": exhaustive, "hand": hand}[sys.argv[1]]()
+    {"born": born, "exhaustive": exhaustive, "hand": hand}[sys.argv[1]]()

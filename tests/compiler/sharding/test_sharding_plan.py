@@ -6,12 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
+from flax import linen
 from flax.core import spmd
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType
 
 from benchmarks import sharding_programs as programs
 from compiler.sharding import layout, mesh, plan
@@ -112,26 +111,12 @@ def test_flax_reads_the_rules_as_the_plan_means_them(name: str) -> None:
     made = _made(_perceptron(), name)
     rules = made.logical_axis_rules()
     for leaf in made.inputs:
-        found = spmd.logical_to_mesh_axes(made.dimension_names(leaf.path), rules)
-        padded = [*found, *[None] * (len(leaf.shape) - len(found))]
-        assert PartitionSpec(*padded) == plan.partition_spec(leaf.spec)
+        names = made.dimension_names(leaf.path)
+        wanted = plan.partition_spec(leaf.spec)
+        assert spmd.apply_rules(names, rules) == wanted  # NNX
+        assert linen.logical_to_mesh_axes(names, rules) == wanted
     with pytest.raises(ValueError, match="no argument 'w9'"):
         made.dimension_names("w9")
-
-
-def test_a_module_is_born_as_the_plan_says() -> None:
-    made = _made(_perceptron(), "Megatron")
-    names = made.dimension_names("w")
-
-    class Layer(nnx.Module):
-        def __init__(self) -> None:
-            init = nnx.with_partitioning(nnx.initializers.zeros_init(), names)
-            self.w = nnx.Param(init(jax.random.key(0), (64, 128)))
-
-    with spmd.logical_axis_rules(made.logical_axis_rules()):
-        specs = nnx.get_partition_spec(nnx.state(nnx.eval_shape(Layer)))
-    (spec,) = jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
-    assert spec == PartitionSpec(None, "y")
 
 
 def _on_eight_devices(what: str) -> None:
@@ -160,3 +145,8 @@ def test_every_plan_of_a_small_perceptron_computes_the_same() -> None:
 @pytest.mark.slow
 def test_hand_plans_compute_the_same_and_talk_as_predicted() -> None:
     _on_eight_devices("hand")
+
+
+@pytest.mark.slow
+def test_a_parameter_is_born_as_the_plan_says() -> None:
+    _on_eight_devices("born")
