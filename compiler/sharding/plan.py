@@ -232,9 +232,8 @@ def jit(
     from compiler.sharding.apply import apply
 
     out = jax.eval_shape(fn, *args)
-    devices = getattr(mesh, "devices", None)
-    platform = devices.flat[0].platform if devices is not None else "tpu"
-    options = dict(plan.compiler_options) if platform != "cpu" else {}
+    cpu = isinstance(mesh, Mesh) and mesh.devices.flat[0].platform == "cpu"
+    options = {} if cpu else dict(plan.compiler_options)
     return jax.jit(
         apply(fn, plan, mesh),
         in_shardings=plan.in_shardings(mesh, *args),
