@@ -88,7 +88,7 @@ def search(flags: "SearchFlags", session: Session, located: Located) -> Report:
     if located.path != flags.input:
         others = f" (of {located.others + 1} modules)" if located.others else ""
         session.note(f"read {located.path.name}{others}")
-    before = _before(session) if resumed else {}
+    before = _before(session) if resumed and not session.repeats else {}
     if target is None:
         return _pack_only(flags, session, located, assignment, before)
     return _offload(flags, session, located, assignment, target, before)

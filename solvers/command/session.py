@@ -26,6 +26,8 @@ class Session:
         meter: counts against `flags.budget`, since the command started; an interrupt
             ends it too.
         console: notes, tables and progress.
+        repeats: after `begin`: whether the run that it continues was stopped before its end under
+            this same budget in evaluations. Begun again from the start it ends as it would have.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Session:
         self.interrupt = interrupt
         self.meter = Meter(flags.budget, interrupted=interrupt.is_set)
         self.console = console
+        self.repeats = False
         self._at_exit: list[Callable[[], None]] = []
 
     def note(self, text: str) -> None:
@@ -97,6 +100,11 @@ class Session:
             # Compare what JSON keeps: tuples come back as lists, paths as text.
             now = _as_json(record)
             changed = sorted(k for k in now if before.get(k) != now[k])
+            self.repeats = (
+                flags.budget.deterministic
+                and before.get("budget") == str(flags.budget)
+                and not self._has_ended()
+            )
             if changed:
                 raise Failure(
                     "resume_mismatch",
@@ -107,8 +115,15 @@ class Session:
             return True
         if flags.resume:
             self.note(f"nothing to resume in {self.out}: starting afresh")
-        files.write_json(path, record)
+        # What an earlier run left must not pass for this one's.
+        (self.out / "result.json").unlink(missing_ok=True)
+        files.write_json(path, record | {"budget": str(flags.budget)})
         return False
+
+    def _has_ended(self) -> bool:
+        path = self.out / "result.json"
+        told = files.read_json(path) if path.exists() else None
+        return isinstance(told, dict) and told.get("status") == "OK"
 
     def report(
         self,
