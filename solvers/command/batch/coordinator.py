@@ -70,7 +70,8 @@ def run_batch(
     """
     settings = _settings(flags, single)
     decisive = {k: v for k, v in settings.items() if k not in _INDIFFERENT}
-    session.begin({"settings": _plain(decisive)})
+    plain = _plain(decisive)
+    session.begin({"settings": {k: v for k, v in plain.items() if k != "budget"}})
     stop = session.out / _STOP
     stop.unlink(missing_ok=True)
     tasks = []
@@ -78,7 +79,7 @@ def run_batch(
         own: dict[str, Any] = {"input": path, "out": session.out / name}
         own |= {"json": True, "quiet": True, "debug": False}
         own["resume"] = flags.resume and not flags.budget.deterministic
-        digest = _digest(session.name, decisive, path, single.content)
+        digest = _digest(session.name, plain, path, single.content)
         task = Task(
             name=name,
             command=session.name,
@@ -132,7 +133,7 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _digest(
     command: str,
-    decisive: Mapping[str, Any],
+    plain: Mapping[str, Any],
     path: Path,
     content: Callable[[Path], str],
 ) -> str:
@@ -140,7 +141,7 @@ def _digest(
         held = content(path)
     except Exception:  # The search itself will say what is wrong with it.
         return ""
-    about = [command, version(), _plain(decisive), held]
+    about = [command, version(), plain, held]
     return hashlib.sha256(files.to_json(about).encode()).hexdigest()
 
 
