@@ -40,28 +40,28 @@ class RayExecutor(Executor):
     def __init__(self, workers: int) -> None:
         if workers < 1:
             raise ValueError("a cluster needs a worker")
-        self._functions: dict[Callable[..., Any], Any] = {}
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
             with _signals_kept():
                 _connect(workers)
+        self._remote = ray.remote(num_cpus=1, max_retries=_RETRIES)(_call)
 
     def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
         """Has a worker call `fn`, which must be a function of a module.
 
         The future's exception is `fn`'s, or `WorkerDied` if its workers died again and again.
         """
-        remote = self._functions.get(fn)
-        if remote is None:
-            options = ray.remote(num_cpus=1, max_retries=_RETRIES)
-            remote = self._functions[fn] = options(fn)
-        return _Task(remote.remote(*args, **kwargs))
+        return _Task(self._remote.remote(fn, args, kwargs))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leaves the cluster, or ends it if it was started here; tasks not done end with it."""
         if self._is_ours and ray.is_initialized():
             with _signals_kept():
                 ray.shutdown()
+
+
+def _call(fn: Callable[..., _T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _T:
+    return fn(*args, **kwargs)
 
 
 class _Task(Future[_T]):
