@@ -64,6 +64,11 @@ class Settings(Flags):
     """Seconds that one compile may take."""
     knobs: bool = True
     """Search program-level compile options too, such as the scoped-memory limit."""
+    measure: bool = False
+    """Run the program on this machine's device (JAX's choice), with what was found and without; what is
+    slower is not handed over."""
+    repeats: int = 21
+    """For --measure: runs of each, by turns."""
     compiler_options: str = ""
     """Options that hold for every compile, as NAME=VALUE,NAME=VALUE; they are not searched."""
 
@@ -76,6 +81,8 @@ class Settings(Flags):
                 f"--simulations must lie in 2..1024, not {self.simulations}"
             )
         self.fixed_options()
+        if not 6 <= self.repeats <= 10_000:
+            raise ValueError(f"--repeats must lie in 6..10000, not {self.repeats}")
         if self.strategy != "muzero" and (self.checkpoint or self.agent != "auto"):
             raise ValueError("--checkpoint and --agent are for --strategy muzero")
         if self.checkpoint is None and self.agent in ("zero-shot", "fine-tuned"):
@@ -173,6 +180,12 @@ def search(flags: SearchFlags, session: Session) -> Report:
     for note in given.notes:
         session.note(note)
     target = _target(flags, given.target_name)
+    if flags.measure and given.source is None:
+        raise Failure(
+            "cannot_measure",
+            f"--measure: {given.path} has no before_optimizations.hlo.pb beside it to compile",
+            Exit.USAGE,
+        )
     # Only now, so that a bad input is refused at once.
     keep_compiled(on_host=True)
     from mallocgame import loop
@@ -191,6 +204,7 @@ def search(flags: SearchFlags, session: Session) -> Report:
             "knobs": flags.knobs,
             "compiler_options": flags.compiler_options,
         }
+        | ({"measure": flags.repeats} if flags.measure else {})
     )
     judge = loop.compiler_for(given, target, flags, session)
     # Where the same is asked for again, the same is done.

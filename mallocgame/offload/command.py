@@ -73,6 +73,12 @@ def search(flags: "SearchFlags", session: Session, located: Located) -> Report:
     """Runs the whole command; see docs/gpu.md."""
     one_of("strategy", flags.strategy, ("auto", "greedy"))
     target = _target(flags, located)
+    if flags.measure:
+        raise Failure(
+            "cannot_measure",
+            "--measure is for TPU dumps: what was found for this one is no compile option",
+            Exit.USAGE,
+        )
     assignment = load_buffers(located.path)
     beside = located.path.parent / naming.FILE
     digest = hashlib.sha256(located.path.read_bytes())
