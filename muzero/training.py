@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
 
 from muzero import learner, replay, selfplay, targets
 from muzero.agents import Agent
 from muzero.config import TrainConfig
+from muzero.hosts import AXIS, placed
 from muzero.replay import Replay
 from muzero.selfplay import Episode, Lanes
 from muzero.task import row
@@ -41,10 +43,12 @@ class Trainer:
     Attributes:
         agent: the model and its networks.
         config: sizes and rates.
+        mesh: over whose devices episodes are spread; None for one device.
     """
 
     agent: Agent
     config: TrainConfig
+    mesh: Mesh | None = None
 
     def init(
         self,
@@ -96,6 +100,9 @@ class Trainer:
             slots, lanes = self._picked(state, keys[2])
             again = self._play(instances, state, lanes, keys[3])
             state = self._refreshed(state, slots, again)
+        if self.mesh is not None:
+            whole = NamedSharding(self.mesh, PartitionSpec())
+            state, metrics = placed((state, metrics), whole)
         return state, metrics
 
     def explore(self, instances: Any, state: TrainState) -> TrainState:
@@ -204,6 +211,8 @@ class Trainer:
         key: PRNGKeyArray,
         gumbel_scale: float = 1.0,
     ) -> Episode:
+        if self.mesh is not None:
+            lanes = placed(lanes, NamedSharding(self.mesh, PartitionSpec(AXIS)))
         return selfplay.play(
             self.agent,
             state.params,

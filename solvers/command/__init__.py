@@ -35,6 +35,7 @@ from solvers.command.interrupt import Interrupt
 from solvers.command.jit import keep_compiled
 from solvers.command.result import (
     SCHEMA_VERSION,
+    Elsewhere,
     Exit,
     Failure,
     Outcome,
@@ -59,6 +60,7 @@ __all__ = [
     "BudgetFlag",
     "ByteSize",
     "Console",
+    "Elsewhere",
     "Exit",
     "Failure",
     "Flags",

@@ -75,6 +75,19 @@ class Outcome(Protocol):
         ...
 
 
+class Elsewhere:
+    """The end of a process that works with others, of which one writes and speaks for all."""
+
+    exit_status = int(Exit.OK)
+    status = "OK"
+
+    def to_dict(self, status: str) -> dict[str, Any]:
+        return {}
+
+    def show(self, console: "Console", status: str) -> None:
+        pass
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verified:
     """The oracle's word on the best schedule.

@@ -20,6 +20,7 @@ from solvers.command.console import Console, one_line, reader_may_leave
 from solvers.command.flags import Flags, FlagsT
 from solvers.command.interrupt import Interrupt
 from solvers.command.result import (
+    Elsewhere,
     Exit,
     Failure,
     Outcome,
@@ -150,6 +151,8 @@ class _Ending:
         interrupted = self._interrupt.is_set()
         status = "INTERRUPTED" if interrupted else outcome.status
         exit_status = Exit.INTERRUPTED if interrupted else outcome.exit_status
+        if isinstance(outcome, Elsewhere):
+            return exit_status
         path = self.out / "result.json"
         try:
             result = outcome.to_dict(status)

@@ -26,6 +26,7 @@ class Session:
         meter: counts against `flags.budget`, since the command started; an interrupt
             ends it too.
         console: notes, tables and progress.
+        leads: whether this process writes; see `follow`.
         repeats: after `begin`: whether the run that it continues was stopped before its end under
             this same budget in evaluations. Begun again from the start it ends as it would have.
     """
@@ -46,7 +47,13 @@ class Session:
         self.meter = Meter(flags.budget, interrupted=interrupt.is_set)
         self.console = console
         self.repeats = False
+        self.leads = True
         self._at_exit: list[Callable[[], None]] = []
+
+    def follow(self) -> None:
+        """Leaves writing and speaking to another process that does the same work."""
+        self.leads = False
+        self.console = Console(None, quiet=True)
 
     def note(self, text: str) -> None:
         """Writes one line to stderr, unless `--quiet`."""
@@ -115,6 +122,8 @@ class Session:
             return True
         if flags.resume:
             self.note(f"nothing to resume in {self.out}: starting afresh")
+        if not self.leads:
+            return False
         # What an earlier run left must not pass for this one's.
         (self.out / "result.json").unlink(missing_ok=True)
         files.write_json(path, record | {"budget": str(flags.budget)})
