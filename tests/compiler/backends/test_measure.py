@@ -2,7 +2,12 @@
 
 import itertools
 import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +21,8 @@ from compiler.backends.measure import measure
 from compiler.backends.timing import FEWEST_RUNS, Ratio, choose, ratio
 from compiler.backends.worker import parse
 from compiler.hlo import Shape
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -169,3 +176,42 @@ def test_choice() -> None:
     assert choose([slower, same, same]) == 1
     assert choose([slower]) is None
     assert choose([]) is None
+
+
+def test_a_child_does_not_outlive_who_asked(tmp_path: Path) -> None:
+    """Killed in the middle of a measurement that would take for ever."""
+    program = (
+        "import jax, jax.numpy as jnp\n"
+        "from compiler.backends import from_function\n"
+        "from compiler.backends.measure import measure\n"
+        "slow = lambda x: jax.lax.fori_loop(0, 1 << 30, lambda _, y: jnp.sin(y), x)\n"
+        "shape = jax.ShapeDtypeStruct((4096,), jnp.float32)\n"
+        "measure(from_function(slow, shape, topology='cpu'), [{}])\n"
+    )
+    asking = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    child = _wait_for(lambda: _children(asking.pid))[0]
+    asking.kill()
+    asking.wait()
+    _wait_for(lambda: not Path(f"/proc/{child}").exists())
+
+
+def _children(parent: int) -> list[str]:
+    """Processes that measure for another."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            text = status.read_text()
+            command = (status.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"PPid:\t{parent}\n" in text and b"measure_worker" in command:
+            found.append(status.parent.name)
+    return found
+
+
+def _wait_for(found: Callable[[], Any]) -> Any:
+    end = time.monotonic() + 120  # Seconds; only what hangs takes as long.
+    while not (value := found()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return value
