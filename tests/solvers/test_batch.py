@@ -1,5 +1,6 @@
 """Many inputs by one command: names, failures by name, resuming, signals, executors."""
 
+import contextlib
 import json
 import os
 import random
@@ -157,6 +158,21 @@ def test_a_task_tried_twice_is_run_once(tmp_path, capsys, monkeypatch):
     _, told = _run(capsys, *given, "--json", "--out", str(tmp_path / "out"))
     assert (tmp_path / "out/runs.txt").read_text() == "a.txt False\nc.txt False\n"
     assert told["counts"]["attempts"] == 2
+
+
+def test_relative_paths_are_the_coordinators(tmp_path, capsys, monkeypatch):
+    class _Elsewhere(_Inline):
+        def submit(self, fn, /, *args, **kwargs):
+            with contextlib.chdir("/"):
+                return super().submit(fn, *args, **kwargs)
+
+    monkeypatch.setattr(executors, "make", lambda *_: _Elsewhere())
+    _inputs(tmp_path / "in", a="ok 2", b="ok 3")
+    monkeypatch.chdir(tmp_path)
+    status, told = _run(capsys, "in/a.txt", "in/b.txt", "--json", "--out", "out")
+    assert status == 0
+    assert told["results"]["b"]["input"] == "in/b.txt"
+    assert (tmp_path / "out/a/mapping.json").exists()
 
 
 def test_the_death_of_a_worker_is_one_inputs_failure(tmp_path):

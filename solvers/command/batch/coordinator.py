@@ -88,6 +88,7 @@ def run_batch(
             settings=settings | own,
             digest=digest,
             stop=stop,
+            cwd=Path.cwd(),
         )
         if not flags.resume:
             forget(task)
@@ -175,9 +176,8 @@ def _ended(task: Task, future: Future[dict[str, Any]]) -> Ended:
         return Ended(task.name, future.result(), False)
     except CancelledError:
         return Ended(task.name, interrupted(task), False)
-    except (
-        Exception
-    ) as error:  # Of the worker or its machine: the search's own are told.
+    # Of the worker or its machine: the search's own are told.
+    except Exception as error:
         reason = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(error).__name__).lower()
         sentence = " ".join(str(error).split()) or reason
         return Ended(task.name, failure(task, reason, sentence, Exit.INTERNAL), False)

@@ -33,6 +33,7 @@ class Task:
         settings: the flags by name.
         digest: of all that decides the result; empty if the input can't be read.
         stop: a file that appears when the batch is to end.
+        cwd: the folder that relative paths are of, where a worker has it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Task:
     settings: Mapping[str, Any]
     digest: str
     stop: Path
+    cwd: Path
 
     @property
     def out(self) -> Path:
@@ -52,6 +54,13 @@ class Task:
 
 def run_task(task: Task) -> dict[str, Any]:
     """Runs one input's search, unless it has ended before; the JSON object, of a failure too."""
+    if not task.cwd.is_dir():
+        return _run(task)
+    with contextlib.chdir(task.cwd):
+        return _run(task)
+
+
+def _run(task: Task) -> dict[str, Any]:
     known = finished(task)
     if known is not None:
         return known
