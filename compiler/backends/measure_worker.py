@@ -18,6 +18,7 @@ import numpy as np
 
 from compiler.backends import jaxlib_adapter as adapter
 from compiler.backends.errors import CompilerError, classify
+from compiler.backends.process import PARENT_ENVIRONMENT
 from compiler.backends.timing import FEWEST_RUNS
 from compiler.backends.worker import main, parse
 from compiler.hlo import Shape, load
@@ -235,5 +236,6 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    parent = int(os.environ.get(PARENT_ENVIRONMENT, os.getppid()))
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     main(measure)
