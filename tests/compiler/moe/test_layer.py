@@ -69,7 +69,7 @@ def test_each_part_equals_the_dense_layer(checks):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(8))
 def test_the_whole_product_equals_the_dense_layer(part):
-    # A gate and an order each: a part computes two dense layers, which cost as much as many rows.
+    # A gate and an order each: a part computes two dense layers, which cost as much as a few rows each.
     cases = run_on_eight_devices(*range(48 * part, 48 * (part + 1)))
     assert len(cases) == 48
     assert not differing(cases)
