@@ -118,7 +118,8 @@ def signals(folder: Path) -> str:
             running.send_signal(signal.SIGTERM)
             running.communicate()
             codes[running.returncode] = codes.get(running.returncode, 0) + 1
-            _end(_start(*given, "--resume", "--out", out))
+            if running.returncode:
+                _end(_start(*given, "--resume", "--out", out))
             same += all(
                 _is_same(base / "plain" / part, out / part)
                 for part in ([Path(p).name for p in given] if len(given) > 1 else ["."])

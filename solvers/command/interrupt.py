@@ -89,5 +89,11 @@ class Interrupt:
                     self._on_first()
 
 
+def ignore_signals() -> None:
+    """Ignores SIGINT and SIGTERM from here on: all is done, and the process is about to leave."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _do_nothing(number: int, frame: FrameType | None) -> None:
     """A handler written in Python, which is what wakes the thread."""

@@ -1,5 +1,6 @@
 """The one place where a command begins and ends."""
 
+import atexit
 import contextlib
 import glob
 import io
@@ -18,7 +19,7 @@ from tyro.conf import FlagCreatePairsOff
 from solvers.command import files
 from solvers.command.console import Console, one_line, reader_may_leave
 from solvers.command.flags import Flags, FlagsT
-from solvers.command.interrupt import Interrupt
+from solvers.command.interrupt import Interrupt, ignore_signals
 from solvers.command.result import (
     Elsewhere,
     Exit,
@@ -54,7 +55,11 @@ def run(
     """
     args = sys.argv[1:] if args is None else list(args)
     with _Ending(name, json=_asks_for_json(args)) as ending:
-        return ending.run(search, lambda: _parse(flags_type, name, args))
+        status = ending.run(search, lambda: _parse(flags_type, name, args))
+    if status == Exit.OK:
+        # Python takes a while to leave; who is killed then would seem to have failed.
+        atexit.register(ignore_signals)
+    return status
 
 
 def run_silently(

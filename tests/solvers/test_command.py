@@ -368,6 +368,18 @@ def test_resume_goes_on_only_with_the_same_run(tmp_path):
     assert (status, result["resumed"]) == (0, False)
 
 
+def test_a_signal_behind_the_end_changes_nothing(tmp_path):
+    leave = (
+        "import atexit, os, runpy, signal, sys\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGTERM)\n"
+        f"sys.argv = ['fake', sys.argv[1], '--out', {str(tmp_path)!r}]\n"
+        f"runpy.run_path({str(FAKE)!r}, run_name='__main__')\n"
+    )
+    for how, status in (("ok", 0), ("infeasible", -signal.SIGTERM)):
+        command = [sys.executable, "-c", leave, how]
+        assert subprocess.run(command, env=ENV, timeout=60).returncode == status
+
+
 def test_interrupt_restores_the_handlers():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     calls = []

@@ -210,7 +210,7 @@ def _children(parent: int) -> list[str]:
 
 
 def _wait_for(found: Callable[[], Any]) -> Any:
-    end = time.monotonic() + 120  # Seconds; only what hangs takes as long.
+    end = time.monotonic() + 300  # Seconds; only what hangs takes as long.
     while not (value := found()):
         assert time.monotonic() < end
         time.sleep(0.1)
