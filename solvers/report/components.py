@@ -68,6 +68,8 @@ class SpaceTimeMap:
 
     Attributes:
         capacity: draws a line at this offset.
+        size_label: what the height of a rectangle is.
+        is_stack: offsets only stack rectangles on each other and mean nothing else, so details leave them out.
         categories: the order of the colours; further categories follow as they appear.
             Figures that share an axis share the colours of their categories.
         detail_units: the unit of each numeric detail, by its key.
@@ -81,6 +83,8 @@ class SpaceTimeMap:
     capacity_label: str = "capacity"
     offset_label: str = "offset"
     offset_unit: str = "B"
+    size_label: str = "size"
+    is_stack: bool = False
     categories: Sequence[str] = ()
     detail_units: Mapping[str, str] = field(default_factory=dict)
 
