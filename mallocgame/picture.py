@@ -1,9 +1,6 @@
-"""Figures of a mapping: fast memory over time, who has the slow memory's bandwidth, copies, and a trace."""
+"""Figures of a mapping over logical time: fast memory, and the copies."""
 
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from compiler.hlo import Buffer, tables
 from mallocgame.account import Account
@@ -19,18 +16,19 @@ from solvers.report import (
     Rectangle,
     SpaceTimeMap,
     TimeAxis,
-    to_trace,
 )
 
 # One order for all figures of a page, so that a colour means the same in all.
 CATEGORIES = ("stays", "prefetched", "written back", "instruction", "waiting")
-_STAYS, _PREFETCHED, _WRITTEN_BACK, _INSTRUCTION, _WAITING = CATEGORIES
+STAYS, PREFETCHED, WRITTEN_BACK, INSTRUCTION, WAITING = CATEGORIES
 _MOST_USES = 6
-# Of the bandwidth: less can't be seen.
-_LEAST_SHARE = 2e-3
 # Of the program's time: shorter waits are rounding.
-_LEAST_WAIT = 1e-6
-_UNITS = {"saves": "s", "copy takes": "s", "waited": "s", "time": "s", "waits": "s"}
+LEAST_WAIT = 1e-6
+UNITS = {
+    "saves": "s",
+    "copy takes": "s",
+    "waited": "s",
+}
 
 
 def axis(problem: Problem) -> TimeAxis:
@@ -49,7 +47,7 @@ def memory(problem: Problem, layers: Sequence[Layer]) -> SpaceTimeMap:
         layers=layers,
         capacity=problem.capacity,
         categories=CATEGORIES,
-        detail_units=_UNITS,
+        detail_units=UNITS,
     )
 
 
@@ -69,7 +67,7 @@ def layer(
                 end=decision.end + 1,
                 offset=decision.offset,
                 size=buffer.size,
-                category=_STAYS if decision.action == "NoCopy" else _PREFETCHED,
+                category=STAYS if decision.action == "NoCopy" else PREFETCHED,
                 details=_details(problem, decision, account),
             )
         )
@@ -89,7 +87,7 @@ def compilers_layer(name: str, verified: Verified, problem: Problem) -> Layer:
             continue
         value = known.get(row.buffer_id)
         made = value is not None and row.start_time <= value.definition_time
-        details: dict[str, Cell] = {"decision": _STAYS if made else _PREFETCHED}
+        details: dict[str, Cell] = {"decision": STAYS if made else PREFETCHED}
         if value is not None:
             served = [
                 use
@@ -105,68 +103,16 @@ def compilers_layer(name: str, verified: Verified, problem: Problem) -> Layer:
                 end=min(row.end_time + 1, last),
                 offset=row.offset,
                 size=row.size,
-                category=_STAYS if made else _PREFETCHED,
+                category=STAYS if made else PREFETCHED,
                 details={**details, "why": "the compiler's own heuristic"},
             )
         )
     return Layer(name=name, rectangles=rectangles)
 
 
-def bandwidth(
-    problem: Problem, accounts: Sequence[tuple[str, Account]]
-) -> SpaceTimeMap:
-    """Returns who has the slow memory's bandwidth while each instruction runs or is waited with."""
-    return SpaceTimeMap(
-        title="Slow memory's bandwidth",
-        note="While each instruction runs or is waited with: what it reads and writes there itself, and copies.",
-        axis=axis(problem),
-        layers=[
-            Layer(name=name, rectangles=[*_loads(problem, account)])
-            for name, account in accounts
-        ],
-        capacity=problem.costs.target.slow_bandwidth,
-        capacity_label="all of it",
-        offset_unit="B/s",
-        size_label="bandwidth",
-        is_stack=True,
-        categories=CATEGORIES,
-        detail_units=_UNITS,
-    )
-
-
-def _loads(problem: Problem, account: Account) -> Iterator[Rectangle]:
-    peak = problem.costs.target.slow_bandwidth
-    columns = (account.own, account.reads, account.writes)
-    categories = (_INSTRUCTION, _PREFETCHED, _WRITTEN_BACK)
-    span, waits = account.span, account.waits
-    for time, instruction in enumerate(problem.program.instructions):
-        if span[time] <= 0:
-            continue
-        level = 0.0
-        for column, category in zip(columns, categories, strict=True):
-            share = min(float(column[time] / span[time]), 1.0)
-            if share < _LEAST_SHARE:
-                continue
-            yield Rectangle(
-                label=instruction.name,
-                start=time,
-                end=time + 1,
-                offset=level,
-                size=share * peak,
-                category=category,
-                details={
-                    "share": f"{share:.1%}",
-                    "time": float(account.elapsed[time]),
-                    "waits": float(waits[time]) or None,
-                    "runs": int(account.trip[time]),
-                },
-            )
-            level += share * peak
-
-
 def copies(problem: Problem, mapping: Mapping, account: Account) -> Lanes:
     """Returns a mapping's copies from start to the use that needs them, and what is waited for."""
-    least = _LEAST_WAIT * account.total
+    least = LEAST_WAIT * account.total
     reads, writes, waits = [], [], []
     for decision in mapping.fast():
         access, buffer = problem.accesses[decision.access], _buffer(problem, decision)
@@ -183,7 +129,7 @@ def copies(problem: Problem, mapping: Mapping, account: Account) -> Lanes:
                     end=max(access.time, decision.copy_point),
                     amount=buffer.size,
                     wait=(access.time, access.time + 1) if waited > least else None,
-                    category=_PREFETCHED,
+                    category=PREFETCHED,
                     details={**common, "waited": waited if waited > least else None},
                 )
             )
@@ -194,7 +140,7 @@ def copies(problem: Problem, mapping: Mapping, account: Account) -> Lanes:
                     start=decision.evict_point,
                     end=decision.evict_due,
                     amount=buffer.size,
-                    category=_WRITTEN_BACK,
+                    category=WRITTEN_BACK,
                     details=common,
                 )
             )
@@ -206,7 +152,7 @@ def copies(problem: Problem, mapping: Mapping, account: Account) -> Lanes:
                     label=instruction.name,
                     start=time,
                     end=time + 1,
-                    category=_WAITING,
+                    category=WAITING,
                     details={"waited": waited},
                 )
             )
@@ -219,92 +165,15 @@ def copies(problem: Problem, mapping: Mapping, account: Account) -> Lanes:
             Lane(name="fast to slow", intervals=writes),
             Lane(name="waiting", intervals=waits),
         ],
-        wait_label="the use waits",
+        wait_label="wait at the use",
         categories=CATEGORIES,
-        detail_units=_UNITS,
+        detail_units=UNITS,
     )
-
-
-def trace(problem: Problem, chart: SpaceTimeMap, lanes: Lanes, account: Account) -> str:
-    """Returns a Perfetto trace on simulated seconds: instructions, copies, fast memory in use.
-
-    Loop bodies appear once, as on the schedule.
-
-    Args:
-        problem: the problem.
-        chart: made by `memory`.
-        lanes: made by `copies`.
-        account: of the mapping that `lanes` shows.
-    """
-    start = np.concatenate([[0.0], np.cumsum(account.span)])
-
-    def at(time: float) -> float:
-        return float(start[int(np.clip(time, 0, len(start) - 1))])
-
-    seconds = TimeAxis(label="time", unit="s", group="seconds")
-    running = [
-        Interval(
-            label=instruction.name,
-            start=at(time) + float(account.wait[time]),
-            end=at(time) + float(account.wait[time] + account.elapsed[time]),
-            category=_INSTRUCTION,
-            details={"logical time": time, "runs": int(account.trip[time])},
-        )
-        for time, instruction in enumerate(problem.program.instructions)
-        if account.elapsed[time] > 0
-    ]
-    timed = [
-        Lane(name=lane.name, intervals=_retimed(lane.intervals, at))
-        for lane in lanes.lanes
-        if lane.name != _WAITING
-    ]
-    waiting = [
-        Interval(
-            label=f"waiting for {instruction.name}",
-            start=at(time),
-            end=at(time) + float(account.wait[time]),
-            category=_WAITING,
-        )
-        for time, instruction in enumerate(problem.program.instructions)
-        if account.wait[time] > 0
-    ]
-    program = Lanes(
-        lanes=[
-            Lane(name="instructions", intervals=running),
-            Lane(name=_WAITING, intervals=waiting),
-            *timed,
-        ],
-        axis=seconds,
-    )
-    in_use = dataclasses.replace(
-        chart,
-        axis=seconds,
-        layers=[
-            Layer(
-                name=shown.name,
-                rectangles=[
-                    dataclasses.replace(r, start=at(r.start), end=at(r.end))
-                    for r in shown.rectangles
-                ],
-            )
-            for shown in chart.layers
-        ],
-    )
-    return to_trace(lanes=[program], maps=[in_use], process=problem.program.name)
-
-
-def _retimed(
-    intervals: Sequence[Interval], at: Callable[[float], float]
-) -> list[Interval]:
-    return [
-        dataclasses.replace(i, start=at(i.start), end=at(i.end), wait=None)
-        for i in intervals
-    ]
 
 
 def _details(problem: Problem, decision: Decision, account: Account) -> dict[str, Cell]:
     access, buffer = problem.accesses[decision.access], _buffer(problem, decision)
-    words = _STAYS if decision.action == "NoCopy" else _PREFETCHED
+    words = STAYS if decision.action == "NoCopy" else PREFETCHED
     if decision.action == "NoCopy" and not access.needs_value:
         words = "made in fast memory"
     if access.cross_program:
@@ -346,7 +215,7 @@ def _why(problem: Problem, decision: Decision, account: Account) -> str:
     waited = float(account.wait[time])
     return (
         words + f", which waits {_micro(waited)}"
-        if waited > _LEAST_WAIT * account.total
+        if waited > LEAST_WAIT * account.total
         else words
     )
 

@@ -1,12 +1,13 @@
 """The page of one search: memory over time before and after, bandwidth, copies, costs, progress."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mallocgame import picture
+from mallocgame import picture, timeline
 from mallocgame.account import Account, account
 from mallocgame.instance import Problem
 from mallocgame.mapping import Mapping
@@ -57,15 +58,16 @@ def write(result: "Result", session: Session) -> dict[str, Path]:
         peer = None
     chart = picture.memory(problem, _layers(result, peer, accounts))
     lanes = picture.copies(problem, result.mapping, ours)
-    page = _page(
-        result, session, [chart, picture.bandwidth(problem, accounts), lanes], accounts
-    )
+    line = timeline.timeline(problem, lanes, ours)
+    over_time: list[Component] = [timeline.bandwidth(problem, accounts), line]
+    page = _page(result, session, [chart, lanes], over_time, accounts)
     out = session.out
     written = {
         "report": write_text(out / "report.html", render_page(page)),
         "map": write_text(out / "map.svg", to_svg(chart)),
         "trace": write_text(
-            out / "trace.json", picture.trace(problem, chart, lanes, ours)
+            out / "trace.json",
+            timeline.trace(chart, line, ours, problem.program.name),
         ),
     }
     if can_png():
@@ -76,7 +78,8 @@ def write(result: "Result", session: Session) -> dict[str, Path]:
 def _page(
     result: "Result",
     session: Session,
-    figures: list[Component],
+    figures: Sequence[Component],
+    over_time: Sequence[Component],
     accounts: list[tuple[str, Account]],
 ) -> Page:
     problem = result.problem
@@ -89,7 +92,7 @@ def _page(
         Section(
             title="Where the time goes",
             note="As simulated, in one run of the program: an instruction's time by its executions.",
-            components=_costs(problem, accounts),
+            components=[*over_time, *_costs(problem, accounts)],
         ),
     ]
     if len(result.history) > 1:
@@ -196,8 +199,7 @@ def _dropped(problem: Problem, mapping: Mapping) -> list[Component]:
     rows: list[list[Cell]] = []
     for number in worst:
         buffer = problem.program.buffers[number]
-        why = "too large" if buffer.size > problem.capacity else "others pay more"
-        rows.append([buffer.name, buffer.size, len(buffer.uses), lost[number], why])
+        rows.append([buffer.name, buffer.size, len(buffer.uses), lost[number]])
     return [
         Table(
             title="Left in slow memory",
@@ -207,7 +209,6 @@ def _dropped(problem: Problem, mapping: Mapping) -> list[Component]:
                 Column(name="size", unit="B"),
                 "uses",
                 Column(name="would save", unit="s"),
-                "why",
             ],
             rows=rows,
         )
@@ -238,11 +239,12 @@ def _costs(problem: Problem, accounts: list[tuple[str, Account]]) -> list[Compon
         before, after = (one.span * one.trip for _, one in accounts)
         found.append(
             Bars(
-                title="By instruction, waits included",
+                title="Instructions that differ most, waits included",
                 label="instruction",
                 series=[name for name, _ in accounts],
                 bars=_bars(names, before, after),
                 top=_SHOWN,
+                by_change=True,
             )
         )
     ours = accounts[-1][1]

@@ -179,7 +179,8 @@ class Bar:
 class Bars:
     """Costs per label, the `top` largest and the sum of the rest, for one or more series.
 
-    With two series, such as before and after, the change is shown as well.
+    With two series, such as before and after, the change is shown as well; with `by_change` the bars
+    that differ most come first.
     """
 
     series: Sequence[str]
@@ -189,8 +190,11 @@ class Bars:
     label: str = ""
     unit: str = "s"
     top: int = 12
+    by_change: bool = False
 
     def __post_init__(self) -> None:
+        if self.by_change and len(self.series) != 2:
+            raise ValueError(f"bars {self.title!r}: a change needs two series")
         for bar in self.bars:
             if len(bar.values) != len(self.series):
                 raise ValueError(f"bar {bar.label!r} needs {len(self.series)} values")

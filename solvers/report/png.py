@@ -114,6 +114,16 @@ def _panel(panel, figure: SpaceTimeMap, layer: Layer, theme: Theme) -> None:  # 
     panel.set_ylim(0, top)
     if figure.capacity is not None and figure.capacity <= top:
         panel.axhline(figure.capacity, color=surface["warn"], linestyle="--", lw=1.2)
+        panel.annotate(
+            f"{figure.capacity_label} {format_value(figure.capacity, figure.offset_unit)}",
+            (1, figure.capacity),
+            xycoords=panel.get_yaxis_transform(),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color=surface["ink"],
+        )
     ticks = layout.nice_ticks(0, top, 5, figure.offset_unit)
     panel.set_yticks(ticks, [format_value(t, figure.offset_unit) for t in ticks])
     panel.set_title(
