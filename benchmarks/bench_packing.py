@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 from compiler.hlo import buffers as xla
 from compiler.hlo.tables import AllocationRow, read_allocations
-from solvers import packing
-from solvers.packing import Buffer, Part, compiled, csvfile
+from solvers import compiled, packing
+from solvers.packing import Buffer, Part, csvfile
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"

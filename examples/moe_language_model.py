@@ -29,22 +29,14 @@ from compiler.moe.layer import MoE, declare, make_parts
 from compiler.moe.parts import Metrics
 
 BYTES = 256
-SIZES = {
-    "steps": 300,
-    "every": 10,
-    "seed": 0,
-    "batch": 16,
-    "length": 64,
-    "width": 64,
-    "layers": 2,
-    "heads": 4,
-    "experts": 8,
-    "rate": 3e-3,
-}
+SIZES = argparse.Namespace(
+    steps=300, seed=0, batch=16, length=64, width=64, layers=2, experts=8, rate=3e-3
+)
+EVERY = 10  # Steps between those that are printed.
 # Weights of the gate's losses: Switch Transformer's (Fedus et al. 2021) and ST-MoE's (Zoph et al. 2022).
 BALANCE, Z = 1e-2, 1e-3
 PIPELINED = Plan(
-    mesh=(("data", 1), ("expert", 4), ("shard", 2)),
+    mesh=(("data", 2), ("expert", 2), ("shard", 2)),
     expert_axes=("expert",),
     shard_axes=("shard",),
     reduce="ring",
@@ -61,7 +53,7 @@ class Block(nnx.Module):
         self.before_attention = nnx.RMSNorm(width, rngs=rngs)
         self.before_experts = nnx.RMSNorm(width, rngs=rngs)
         self.attention = nnx.MultiHeadAttention(
-            sizes.heads, width, use_bias=False, decode=False, keep_rngs=False, rngs=rngs
+            width // 16, width, use_bias=False, decode=False, keep_rngs=False, rngs=rngs
         )
         self.moe = MoE(width, 2 * width, sizes.experts, plan, mesh=mesh, rngs=rngs)
 
@@ -88,13 +80,14 @@ class LanguageModel(nnx.Module):
 
     def __call__(
         self, text: Int[Array, "B T"], key: PRNGKeyArray | None
-    ) -> tuple[Float[Array, "B T 256"], list[Metrics]]:
+    ) -> tuple[Float[Array, "B T 256"], Metrics]:
         x, seen = self.embed(text) + self.place(jnp.arange(text.shape[1])), []
         for index, block in enumerate(self.blocks):
             noise = None if key is None else jax.random.fold_in(key, index)
             x, metrics = block(x, noise)
             seen.append(metrics)
-        return self.head(self.norm(x)), seen
+        mean = jax.tree.map(lambda *parts: jnp.mean(jnp.stack(parts), 0), *seen)
+        return self.head(self.norm(x)), mean
 
 
 def read_sources() -> tuple[np.ndarray, np.ndarray]:
@@ -103,10 +96,9 @@ def read_sources() -> tuple[np.ndarray, np.ndarray]:
     files = [path.read_bytes() for path in sorted(folder.glob("*.py"))]
     if len(files) < 10:
         raise ValueError(f"{folder} holds no sources to learn from")
-    held_out = files[9::10]
+    held_out = np.frombuffer(b"".join(files[9::10]), np.uint8)
     del files[9::10]
-    learned, other = (b"".join(part) for part in (files, held_out))
-    return np.frombuffer(learned, np.uint8), np.frombuffer(other, np.uint8)
+    return np.frombuffer(b"".join(files), np.uint8), held_out
 
 
 def batches(text: np.ndarray, sizes: argparse.Namespace) -> Iterator[np.ndarray]:
@@ -119,12 +111,14 @@ def batches(text: np.ndarray, sizes: argparse.Namespace) -> Iterator[np.ndarray]
 
 def entropies(text: np.ndarray) -> tuple[float, float, float]:
     """Returns the nats per byte that are left if one knows nothing, how often bytes are, and pairs of them."""
+
+    def entropy(counts: np.ndarray) -> float:
+        share = counts[counts > 0] / counts.sum()
+        return -float(np.sum(share * np.log(share)))
+
     pairs = np.bincount(text[:-1] * np.int64(BYTES) + text[1:], minlength=BYTES**2)
-    pair = pairs[pairs > 0] / pairs.sum()
-    single = np.bincount(text, minlength=BYTES)
-    single = single[single > 0] / single.sum()
-    one, two = (-float(np.sum(p * np.log(p))) for p in (single, pair))
-    return math.log(BYTES), one, two - one
+    single = entropy(np.bincount(text))
+    return math.log(BYTES), single, entropy(pairs) - single
 
 
 def train(
@@ -133,41 +127,34 @@ def train(
     """Returns the loss of each step, and at last that of text that was held out."""
     axes, shape = zip(*plan.mesh)
     mesh = jax.make_mesh(shape, axes, axis_types=(AxisType.Auto,) * len(axes))
-    model = LanguageModel(sizes, plan, mesh, nnx.Rngs(sizes.seed))
-    graph, weights = nnx.split(model)
+    graph, weights = nnx.split(LanguageModel(sizes, plan, mesh, nnx.Rngs(sizes.seed)))
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(sizes.rate))
 
     def loss(weights: Any, text: Array, key: PRNGKeyArray | None) -> Any:
-        logits, seen = nnx.merge(graph, weights)(text[:, :-1], key)
-        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, text[:, 1:])
-        gates = sum(BALANCE * one.balance_loss + Z * one.z_loss for one in seen)
-        dropped = jnp.mean(jnp.stack([one.dropped for one in seen]))
-        return entropy.mean() + gates, (entropy.mean(), dropped)
+        logits, gates = nnx.merge(graph, weights)(text[:, :-1], key)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, text[:, 1:])
+        entropy = losses.mean()
+        total = entropy + BALANCE * gates.balance_loss + Z * gates.z_loss
+        return total, (entropy, gates.dropped)
 
     def update(weights: Any, state: Any, text: Array, key: PRNGKeyArray) -> Any:
         gradients, figures = jax.grad(loss, has_aux=True)(weights, text, key)
         changes, state = optimizer.update(gradients, state, weights)
         return optax.apply_updates(weights, changes), state, figures
 
-    # Options for the TPU compiler say nothing to that of CPUs, which refuses them.
-    options = {
-        name: value
-        for name, value in plan.compiler_options.items()
-        if not name.startswith("xla_tpu_")
-    }
-    # Experts are born spread out, and the rest on all devices; after a step they are where they were before.
+    # The layers' weights are born spread out; the others are copied to all devices.
     spread = nnx.get_named_sharding(weights, mesh)
     weights = jax.device_put(weights, spread)
-    state = jax.jit(optimizer.init)(weights)
-    update = jax.jit(update, donate_argnums=(0, 1), compiler_options=options)
+    state = optimizer.init(weights)
+    # On a TPU, with compiler_options=plan.compiler_options: CPUs' compiler refuses them.
+    update = jax.jit(update, donate_argnums=(0, 1), out_shardings=(spread, None, None))
     tokens = NamedSharding(mesh, PartitionSpec(axes))
     curve, key = [], jax.random.key(sizes.seed)
     for step, text in zip(range(sizes.steps), batches(learned, sizes)):
-        noise = jax.random.fold_in(key, step)
-        text = jax.device_put(text, tokens)
-        weights, state, (entropy, dropped) = update(weights, state, text, noise)
+        inputs = jax.device_put(text, tokens), jax.random.fold_in(key, step)
+        weights, state, (entropy, dropped) = update(weights, state, *inputs)
         curve.append(float(entropy))
-        if step % sizes.every == 0 or step == sizes.steps - 1:
+        if step % EVERY == 0:
             print(f"step {step} loss {entropy:.4f} dropped {dropped:.3f}", flush=True)
     judged = jax.jit(lambda *args: loss(*args)[1][0])
     text = jax.device_put(next(batches(held_out, sizes)), tokens)
@@ -176,45 +163,33 @@ def train(
     return curve
 
 
-def check(plan: Plan, sizes: argparse.Namespace) -> None:
-    """Raises:
-    ValueError: the model or its batches can't be spread as the plan says."""
-    devices = plan.size(tuple(name for name, _ in plan.mesh))
-    if sizes.batch % devices:
-        raise ValueError(
-            f"{sizes.batch} sequences can't be spread evenly over {devices} devices"
-        )
-    declare(make_parts(plan), plan, sizes.width, 2 * sizes.width, sizes.experts)
-
-
 def main() -> None:
     """Trains, and compares."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--plan", type=Path, help="a plan's JSON; by default, our own")
     parser.add_argument("--compare", action="store_true", help="with one chunk, too")
-    for name, default in SIZES.items():
+    for name, default in vars(SIZES).items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     sizes = parser.parse_args()
     try:
         plan = plans.read(sizes.plan) if sizes.plan else PIPELINED
-        check(plan, sizes)
+        devices = math.prod(size for _, size in plan.mesh)
+        if sizes.batch % devices:
+            raise ValueError(f"{sizes.batch} sequences, but {devices} devices")
+        declare(make_parts(plan), plan, sizes.width, 2 * sizes.width, sizes.experts)
         learned, held_out = read_sources()
     except (OSError, ValueError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     # Before JAX looks for devices, which it does once.
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update(
-        "jax_num_cpu_devices", plan.size(tuple(name for name, _ in plan.mesh))
-    )
+    jax.config.update("jax_num_cpu_devices", devices)
     print("uniform {:.4f} bytes {:.4f} pairs {:.4f}".format(*entropies(learned)))
     ours = train(plan, sizes, learned, held_out)
     if sizes.compare:
-        whole = Plan(
-            mesh=plan.mesh, expert_axes=plan.expert_axes, shard_axes=plan.shard_axes
-        )
         print("one chunk, one all-to-all, one reduce-scatter:")
-        theirs = train(whole, sizes, learned, held_out)
-        for step in (*range(0, sizes.steps, sizes.every), sizes.steps - 1):
+        layout: Any = {"expert_axes": plan.expert_axes, "shard_axes": plan.shard_axes}
+        theirs = train(Plan(mesh=plan.mesh, **layout), sizes, learned, held_out)
+        for step in range(0, sizes.steps, EVERY):
             print(f"step {step} plan {ours[step]:.6f} one chunk {theirs[step]:.6f}")
         apart = max(abs(a - b) for a, b in zip(ours, theirs))
         print(f"largest difference {apart:.3g}")

@@ -136,6 +136,21 @@ def observe(program: Program, compiled: Program, target: Target) -> list[Observa
     ]
 
 
+def is_dump(folder: Path) -> bool:
+    """Returns whether a folder holds a scheduled module itself."""
+    pattern = re.compile(rf"(^|\.)(gpu_|cpu_)?({'|'.join(_SCHEDULED)}){_SUFFIX}")
+    return any(pattern.search(e.name) for e in folder.iterdir() if e.is_file())
+
+
+def module_file(path: Path) -> Path:
+    """Returns the file of the module that `read` would read.
+
+    Raises:
+        Failure: status 3: a folder without one.
+    """
+    return _choose(path)[0] if path.is_dir() else path
+
+
 def _choose(folder: Path) -> tuple[Path, int]:
     files = sorted(entry for entry in folder.iterdir() if entry.is_file())
     for stem in _SCHEDULED:

@@ -27,6 +27,7 @@ from mallocgame import (
     knobs,
     mapping,
     offsets,
+    overrides,
     relaxation,
     strategies,
     validate,
@@ -36,6 +37,7 @@ from mallocgame.ground import Ground
 from mallocgame.instance import Problem
 from mallocgame.mapping import Mapping
 from mallocgame.result import Candidate, Result
+from mallocgame.trial import Trial, hold
 from mallocgame.verify import Compiler, Kinds, Verified, same_schedule
 from solvers.command import Session
 from solvers.guided import Guided
@@ -144,7 +146,34 @@ class _Loop:
             problem, start, found = self._map(ground, resumed, bar)
             if self._compiler is not None:
                 self._settle(ground)
-        return self._result(problem, found, start, verdict)
+            trial = self._run_them(problem, found, bar) if self._flags.measure else None
+        return self._result(problem, found, start, verdict, trial)
+
+    def _run_them(self, problem: Problem, found: Found, bar: Any) -> Trial | None:
+        """Has the best run on this machine's device beside the default."""
+        assert self._given.source is not None
+        if self._session.interrupt.is_set():
+            self._notes.append("interrupted: nothing was measured")
+            return None
+        best = self._best_candidate()
+        rivals = {c.label: c.verified.options for c in self._better_candidates()}
+        if best is None and self._compiler is None:
+            chosen = mapping.from_state(problem, found.state)
+            rivals = {found.by: overrides.compile_options(problem, chosen)}
+        if not rivals:
+            self._notes.append("nothing beats the default: nothing was measured")
+            return None
+        bar.update("running it with and without")
+        trial = hold(
+            self._given.source,
+            self._fixed,
+            rivals,
+            repeats=self._flags.repeats,
+            seed=self._flags.seed,
+        )
+        self._session.meter.spend(measurements=1 + len(trial.rivals))
+        self._notes += trial.notes(self._target)
+        return trial
 
     def _searches_knobs(self) -> bool:
         return self._flags.knobs and self._flags.strategy not in strategies.SINGLE
@@ -389,11 +418,15 @@ class _Loop:
 
     def _best_candidate(self) -> Candidate | None:
         """Returns the best that was compiled, if it beats the compiler's own."""
+        return next(iter(self._better_candidates()), None)
+
+    def _better_candidates(self) -> list[Candidate]:
+        """Returns what was compiled and beats the compiler's own, the best first."""
         if self._default is None:
-            return None
+            return []
         limit = self._default.verdict.total
         better = [c for c in self._candidates if c.verified.verdict.total < limit]
-        return min(better, key=lambda c: c.verified.verdict.total, default=None)
+        return sorted(better, key=lambda c: c.verified.verdict.total)
 
     def _settle(self, ground: Ground) -> None:
         """Compiles the best mapping once more without the decisions that were not followed."""
@@ -417,10 +450,17 @@ class _Loop:
         found: Found,
         start: dict[str, Found],
         verdict: Verdict | None,
+        trial: Trial | None,
     ) -> Result:
         chosen = self._best_candidate()
+        if trial is not None and chosen is not None:
+            # Its word is above the judge's.
+            chosen = next(
+                (c for c in self._candidates if c.label == trial.winner), None
+            )
         final = mapping.from_state(problem, found.state)
         hand_over, best, by = "mapping", found.seconds, found.by
+        lost = trial is not None and trial.winner is None
         if chosen is not None:
             # Compared with the compiler's own by the judge of both.
             best = chosen.verified.verdict.total
@@ -430,12 +470,15 @@ class _Loop:
             else:
                 final, problem = chosen.mapping, chosen.problem
         elif verdict is not None and (
-            self._default is not None or best > verdict.total
+            self._default is not None or best > verdict.total or lost
         ):
             hand_over, best, by = "default", verdict.total, "compiler"
             self._notes.append(
                 "nothing found beats the compiler's own: it is handed over"
             )
+        elif lost:
+            hand_over, best, by = "default", start["msa"].seconds, "msa"
+            self._notes.append("what was found runs slower than the default")
         final = offsets.packed(problem, final, self._flags.seed)
         validate.require_valid(problem, final)
         simulator_bound = relaxation.lower_bound(problem)
@@ -471,6 +514,7 @@ class _Loop:
             heuristic=self._heuristic,
             history=self._history,
             notes=self._notes,
+            trial=trial,
         )
 
     def _save(self, found: Found) -> None:

@@ -11,11 +11,15 @@ from compiler.backends.overrides import (
     Prefetch,
     SortOverride,
     UseAt,
+    options,
 )
 from compiler.hlo import Use, Value
 from mallocgame.accesses import Access
 from mallocgame.instance import Problem
 from mallocgame.mapping import Decision, Mapping
+
+# Copies that may be under way at a time: more than a mapping has.
+_OUTSTANDING = 1000
 
 
 def overrides(
@@ -44,6 +48,12 @@ def overrides(
             found.extend(_of_access(problem, decision))
     # A value may be named by the access of a region and by one inside it.
     return list({_place(override): override for override in reversed(found)}.values())
+
+
+def compile_options(problem: Problem, mapping: Mapping) -> dict[str, str]:
+    """Returns what a mapping comes to as options of `jax.jit`."""
+    order = cross_program(problem, mapping)
+    return options(overrides(problem, mapping), order, len(order), _OUTSTANDING)
 
 
 def _place(override: Override) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ from compiler.targets import Target
 from mallocgame import inputs, mapping, offsets, overrides
 from mallocgame.instance import Problem
 from mallocgame.mapping import Mapping
+from mallocgame.trial import Trial
 from mallocgame.verify import Verified
 from solvers.command import Verified as VerifiedFigures
 
@@ -49,6 +50,7 @@ class Result:
         heuristic: what XLA's heuristic, re-implemented, makes of the same accesses.
         history: (simulations, best simulated seconds).
         notes: what a person should know.
+        trial: the runs on this machine's device, if there were any.
     """
 
     given: inputs.Input
@@ -69,6 +71,7 @@ class Result:
     heuristic: Mapping | None
     history: list[tuple[int, float]]
     notes: list[str]
+    trial: Trial | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns mapping.json."""
@@ -84,9 +87,7 @@ class Result:
             return dict(self.chosen.verified.options)
         if self.hand_over == "default":
             return {}
-        order = overrides.cross_program(self.problem, self.mapping)
-        decisions = overrides.overrides(self.problem, self.mapping)
-        return msa.options(decisions, order, len(order), 1000)
+        return overrides.compile_options(self.problem, self.mapping)
 
     def overrides_text(self) -> str:
         """Returns overrides.textproto."""
@@ -98,7 +99,13 @@ class Result:
         )
 
     def verified(self) -> VerifiedFigures | None:
-        """Returns the oracle's figures for the JSON, or None if it was not asked."""
+        """Returns the oracle's figures for the JSON, or None if it was not asked.
+
+        Runs, if there were any, are above the compiler's estimates.
+        """
+        if self.trial is not None:
+            share = 1.0 if self.chosen is None else self.chosen.verified.share
+            return self.trial.figures(share)
         if self.default_verified is None:
             return None
         before = self.default_verified.verdict.total
@@ -138,6 +145,7 @@ class Result:
             "accesses": len(self.problem.accesses),
             "notes": self.notes,
             "simulator_bound": self.simulator_bound,
+            **({} if self.trial is None else {"measured": self.trial.to_json()}),
             "overrides_emitted": 0
             if self.chosen is None
             else self.chosen.verified.decisions,

@@ -1,6 +1,7 @@
-"""`python -m mallocgame.search FILE`: finds a mapping, checks it, has it verified, reports it."""
+"""`python -m mallocgame.search FILE...`: finds a mapping, checks it, has it verified, reports it."""
 
 import dataclasses
+import functools
 import hashlib
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from solvers.command import (
     Exit,
     Failure,
     Flags,
+    Outcome,
     Report,
     Session,
     keep_compiled,
@@ -22,6 +24,7 @@ from solvers.command import (
     write_json,
     write_text,
 )
+from solvers.command.batch import BatchFlags, Single, run_batch
 
 if TYPE_CHECKING:  # JAX takes seconds to import; `--help` shall not.
     from compiler.targets import Target
@@ -32,11 +35,9 @@ _DEFAULT_TARGET = "tpu-v5e"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SearchFlags(Flags):
-    """Finds which tensors of a program to keep in fast memory, when, and where."""
+class Settings(Flags):
+    """What decides a search, besides its input."""
 
-    input: Positional[Annotated[Path, arg(metavar="FILE|DIR")]]
-    """A dumped module (*.hlo.pb, gzipped or not), scheduled, or the dump's folder."""
     strategy: str = "auto"
     """auto (climbing and planning by turns), climb, mcts, muzero (the learning agent), msa, greedy; or of
     the engine: random, local, annealing, evolution, brkga, predicted."""
@@ -63,6 +64,11 @@ class SearchFlags(Flags):
     """Seconds that one compile may take."""
     knobs: bool = True
     """Search program-level compile options too, such as the scoped-memory limit."""
+    measure: bool = False
+    """Run the program on this machine's device (JAX's choice), with what was found and without; what is
+    slower is not handed over."""
+    repeats: int = 21
+    """For --measure: runs of each, by turns."""
     compiler_options: str = ""
     """Options that hold for every compile, as NAME=VALUE,NAME=VALUE; they are not searched."""
 
@@ -75,6 +81,8 @@ class SearchFlags(Flags):
                 f"--simulations must lie in 2..1024, not {self.simulations}"
             )
         self.fixed_options()
+        if not 6 <= self.repeats <= 10_000:
+            raise ValueError(f"--repeats must lie in 6..10000, not {self.repeats}")
         if self.strategy != "muzero" and (self.checkpoint or self.agent != "auto"):
             raise ValueError("--checkpoint and --agent are for --strategy muzero")
         if self.checkpoint is None and self.agent in ("zero-shot", "fine-tuned"):
@@ -106,8 +114,56 @@ class SearchFlags(Flags):
         return {name.strip(): value.strip() for name, _, value in pairs}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchFlags(Settings):
+    """The flags of the search of one input."""
+
+    input: Path
+    """A dumped module, or the dump's folder."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CommandFlags(Settings, BatchFlags):
+    """Finds which tensors of a program to keep in fast memory, when, and where."""
+
+    input: Positional[Annotated[tuple[str, ...], arg(metavar="FILE|DIR|GLOB...")]]
+    """A dumped module (*.hlo.pb, gzipped or not), scheduled, or the dump's folder. Several, a folder of
+    such folders, or a pattern: each is searched, with a budget and a subfolder of --out of its own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.input:
+            raise ValueError(
+                "FILE|DIR|GLOB... is required: a dumped module or its folder"
+            )
+
+
+def command(flags: CommandFlags, session: Session) -> Outcome:
+    """Searches one input, or all of several; see docs/commands.md."""
+    from mallocgame import batch
+
+    paths = batch.inputs(flags.input)
+    is_plain = len(paths) == 1 and str(paths[0]) == str(Path(flags.input[0]))
+    if is_plain and flags.executor == "local":
+        settings = {
+            f.name: getattr(flags, f.name) for f in dataclasses.fields(Settings)
+        }
+        return search(SearchFlags(**settings, input=paths[0]), session)
+    one_of("strategy", flags.strategy, strategies.ALL)
+    return run_batch(
+        session,
+        flags,
+        paths,
+        Single(
+            search="mallocgame.search:search",
+            flags="mallocgame.search:SearchFlags",
+            content=functools.partial(batch.content, target=flags.target),
+        ),
+    )
+
+
 def search(flags: SearchFlags, session: Session) -> Report:
-    """Runs the whole command; see docs/commands.md."""
+    """Searches one input."""
     from mallocgame.offload.inputs import locate
 
     located = locate(flags.input, flags.target)
@@ -124,6 +180,12 @@ def search(flags: SearchFlags, session: Session) -> Report:
     for note in given.notes:
         session.note(note)
     target = _target(flags, given.target_name)
+    if flags.measure and given.source is None:
+        raise Failure(
+            "cannot_measure",
+            f"--measure: {given.path} has no before_optimizations.hlo.pb beside it to compile",
+            Exit.USAGE,
+        )
     # Only now, so that a bad input is refused at once.
     keep_compiled(on_host=True)
     from mallocgame import loop
@@ -142,9 +204,12 @@ def search(flags: SearchFlags, session: Session) -> Report:
             "knobs": flags.knobs,
             "compiler_options": flags.compiler_options,
         }
+        | ({"measure": flags.repeats} if flags.measure else {})
     )
     judge = loop.compiler_for(given, target, flags, session)
-    result = loop.run(given, target, flags, session, judge, resumed)
+    # Where the same is asked for again, the same is done.
+    goes_on = resumed and not session.repeats
+    result = loop.run(given, target, flags, session, judge, goes_on)
     return _finish(flags, session, result)
 
 
@@ -219,7 +284,7 @@ def _target(flags: SearchFlags, found: str | None) -> "Target":
 
 def main() -> int:
     """Runs the command with the process's arguments."""
-    return run(search, SearchFlags, name=_NAME)
+    return run(command, CommandFlags, name=_NAME)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import math
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,9 +15,11 @@ from muzero.config import TrainConfig
 from solvers.command import (
     Budget,
     BudgetFlag,
+    Elsewhere,
     Exit,
     Failure,
     Flags,
+    Outcome,
     Report,
     Session,
     keep_compiled,
@@ -28,6 +31,7 @@ from solvers.command import (
 if TYPE_CHECKING:  # JAX takes seconds to import; `--help` shall not.
     import numpy as np
 
+    from muzero.hosts import Hosts
     from muzero.task import Task
     from muzero.training import Trainer, TrainState
     from solvers.checkpoints import Checkpoints
@@ -54,6 +58,15 @@ class TrainFlags(Flags):
     """After so many iterations training ends, if the budget has not ended it."""
     checkpoint_every: int = 10
     """Iterations between two checkpoints."""
+    distributed: bool = False
+    """Train together with the other processes that run this command, by jax.distributed; who they are is
+    known from SLURM or Kubernetes, or said by the next three flags."""
+    coordinator: Annotated[str, arg(metavar="HOST:PORT")] = ""
+    """Of process 0."""
+    num_processes: int = 0
+    """How many there are."""
+    process_id: int = -1
+    """Which of them this is, from 0 on; that one writes."""
     config: Annotated[TrainConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
         default_factory=TrainConfig
     )
@@ -64,6 +77,11 @@ class TrainFlags(Flags):
         if self.iterations < 1 or self.checkpoint_every < 1:
             raise ValueError("--iterations and --checkpoint-every must be at least 1")
         self.options()
+        said = (self.coordinator, self.num_processes, self.process_id)
+        if not self.distributed and said != ("", 0, -1):
+            raise ValueError(
+                "--coordinator, --num-processes and --process-id are for --distributed"
+            )
 
     def options(self) -> dict[str, str]:
         """Returns the game's own settings by name.
@@ -77,9 +95,15 @@ class TrainFlags(Flags):
         return {name: value for name, _, value in pairs}
 
 
-def train(flags: TrainFlags, session: Session) -> Report:
+def train(flags: TrainFlags, session: Session) -> Outcome:
     """Runs the whole command; see docs/muzero.md."""
     one_of("strategy", flags.strategy, ("auto", "true-game", "learned-model"))
+    keep_compiled()
+    from muzero.hosts import join
+
+    hosts = join(flags)
+    if not hosts.leads:
+        session.follow()
     folder = session.out / _CHECKPOINTS
     if not flags.resume and folder.exists() and any(folder.iterdir()):
         raise Failure(
@@ -88,14 +112,15 @@ def train(flags: TrainFlags, session: Session) -> Report:
             "another --out",
             Exit.USAGE,
         )
-    keep_compiled()
     task = find_task(flags)
     from muzero.agents import Kind, make_agent
     from muzero.training import Trainer
     from solvers.checkpoints import Checkpoints
 
     kind: Kind = "learned-model" if flags.strategy == "learned-model" else "true-game"
-    trainer = Trainer(agent=make_agent(kind, task), config=flags.config)
+    alone = Trainer(agent=make_agent(kind, task), config=flags.config)
+    trainer = dataclasses.replace(alone, mesh=hosts.mesh)
+    hosts.meet("looked at what there is")
     session.begin(
         {
             "game": flags.game,
@@ -105,13 +130,18 @@ def train(flags: TrainFlags, session: Session) -> Report:
         }
     )
     with Checkpoints(folder, about(task, kind)) as checkpoints:
-        state = trainer.init(task.instances, flags.seed, task.demonstrations)
-        shown = trainer.best_totals(state, len(task.names))
+        state = alone.init(task.instances, flags.seed, task.demonstrations)
+        shown = alone.best_totals(state, len(task.names))
+        state = hosts.spread(state)
         if checkpoints.newest is not None:
             state = checkpoints.restore(state)
             session.note(f"going on behind iteration {int(state.iteration)}")
-        state = _iterate(flags, session, task, trainer, state, checkpoints)
-    return _finish(flags, session, task, trainer, state, shown)
+        state = _iterate(flags, session, task, trainer, state, checkpoints, hosts)
+    told: Outcome = Elsewhere()
+    if hosts.leads:
+        told = _finish(flags, session, task, alone, hosts.own(state), shown)
+    hosts.meet("written")
+    return told
 
 
 def about(task: "Task", kind: str) -> dict[str, Any]:
@@ -162,6 +192,7 @@ def _iterate(
     trainer: "Trainer",
     state: "TrainState",
     checkpoints: "Checkpoints",
+    hosts: "Hosts",
 ) -> "TrainState":
     """Trains until the budget or the iterations end, and leaves a checkpoint."""
     from muzero.task import row
@@ -172,11 +203,12 @@ def _iterate(
     spent = config.lanes * steps * (config.search.num_simulations + 1)
     iteration = int(state.iteration)
     meter.spend(simulations=iteration * spent)
-    path = session.out / "metrics.jsonl"
+    path = session.out / "metrics.jsonl" if hosts.leads else Path(os.devnull)
+    instances = hosts.spread(task.instances)
     with session.progress("training") as bar, Metrics(path, before=iteration) as log:
-        while iteration < flags.iterations and not meter.done():
+        while iteration < flags.iterations and not hosts.any(meter.done()):
             begun = meter.seconds
-            state, metrics = trainer.iterate(task.instances, state)
+            state, metrics = trainer.iterate(instances, state)
             values = {name: float(value) for name, value in metrics.items()}
             if not all(map(math.isfinite, values.values())):
                 raise Failure(

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
 
 from muzero import learner, replay, selfplay, targets
 from muzero.agents import Agent
-from muzero.config import TrainConfig
+from muzero.config import SearchConfig, TrainConfig
+from muzero.hosts import AXIS, placed
 from muzero.replay import Replay
 from muzero.selfplay import Episode, Lanes
 from muzero.task import row
@@ -41,10 +43,12 @@ class Trainer:
     Attributes:
         agent: the model and its networks.
         config: sizes and rates.
+        mesh: over whose devices episodes are spread; None for one device.
     """
 
     agent: Agent
     config: TrainConfig
+    mesh: Mesh | None = None
 
     def init(
         self,
@@ -96,6 +100,9 @@ class Trainer:
             slots, lanes = self._picked(state, keys[2])
             again = self._play(instances, state, lanes, keys[3])
             state = self._refreshed(state, slots, again)
+        if self.mesh is not None:
+            whole = NamedSharding(self.mesh, PartitionSpec())
+            state, metrics = placed((state, metrics), whole)
         return state, metrics
 
     def explore(self, instances: Any, state: TrainState) -> TrainState:
@@ -204,6 +211,10 @@ class Trainer:
         key: PRNGKeyArray,
         gumbel_scale: float = 1.0,
     ) -> Episode:
+        if self.mesh is not None:
+            scale = jnp.float32(gumbel_scale)
+            search, given = self.config.search, (state.params, instances, lanes, key)
+            return _play_apart(self.agent, search, self.mesh, *given, scale)
         return selfplay.play(
             self.agent,
             state.params,
@@ -295,6 +306,39 @@ class Trainer:
         priority = recent.priority.at[slots].set(surprise)
         recent = recent._replace(episodes=episodes, priority=priority)
         return state._replace(recent=recent)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _play_apart(
+    agent: Agent,
+    search: SearchConfig,
+    mesh: Mesh,
+    params: Any,
+    instances: Any,
+    lanes: Lanes,
+    key: PRNGKeyArray,
+    gumbel_scale: Float[Array, ""],
+) -> Episode:
+    """Has every device of a mesh play its share of the lanes, with noise of its own."""
+
+    def share(
+        params: Any, instances: Any, lanes: Lanes, key: PRNGKeyArray, scale: Array
+    ) -> Episode:
+        own = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+        return selfplay.play(
+            agent, params, instances, lanes, own, config=search, gumbel_scale=scale
+        )
+
+    whole, cut = PartitionSpec(), PartitionSpec(AXIS)
+    apart = jax.shard_map(
+        share,
+        mesh=mesh,
+        in_specs=(whole, whole, cut, whole, whole),
+        out_specs=cut,
+        check_vma=False,  # Loops inside start from constants, which are of no device.
+    )
+    episodes: Episode = apart(params, instances, lanes, key, gumbel_scale)
+    return episodes
 
 
 def size(instances: Any) -> int:

@@ -152,6 +152,16 @@ def compile_module(
 
     A client of devices that are not there compiles only; that of real ones (the CPU) has no compile without a load.
     """
+    settings = _compile_options(module, devices)
+    settings.env_option_overrides = list(options.items())
+    chosen = _private("jaxlib._jax", "DeviceList")(tuple(devices))
+    client = devices[0].client
+    if getattr(devices[0], "platform", "") == "cpu":
+        return client.compile_and_load(module, chosen, settings)
+    return client.compile(module, chosen, settings)
+
+
+def _compile_options(module: Any, devices: Sequence[Any]) -> Any:
     import numpy as np
 
     partitions = len(devices)
@@ -173,12 +183,27 @@ def compile_module(
     assignment = _private("jaxlib._jax", "DeviceAssignment").create(ids)
     settings.device_assignment = assignment
     build.device_assignment = assignment
+    return settings
+
+
+def load_module(module: Any, device: Any, options: Mapping[str, Any]) -> Any:
+    """Compiles an MLIR module for one device that is there; returns what `execute` takes."""
+    settings = _compile_options(module, [device])
     settings.env_option_overrides = list(options.items())
-    chosen = _private("jaxlib._jax", "DeviceList")(tuple(devices))
-    client = devices[0].client
-    if getattr(devices[0], "platform", "") == "cpu":
-        return client.compile_and_load(module, chosen, settings)
-    return client.compile(module, chosen, settings)
+    chosen = _private("jaxlib._jax", "DeviceList")((device,))
+    return device.client.compile_and_load(module, chosen, settings)
+
+
+def execute(executable: Any, arrays: Sequence[Any]) -> list[Any]:
+    """Starts one run on arrays of its device; returns the results, which may not be there yet."""
+    results = executable.execute_sharded(list(arrays))
+    return [shards[0] for shards in results.disassemble_into_single_device_arrays()]
+
+
+def final_module(executable: Any) -> bytes:
+    """Returns the serialized `HloModuleProto` of an executable."""
+    data: bytes = executable.hlo_modules()[0].as_serialized_hlo_module_proto()
+    return data
 
 
 def memory_stats(executable: Any) -> dict[str, int]:

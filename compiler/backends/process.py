@@ -21,6 +21,8 @@ from typing import IO, Any
 
 from compiler.backends.errors import CompilerError
 
+# Who started a child: by the time that it could ask, its parent may have ended.
+PARENT_ENVIRONMENT = "SCHEDULE_ZERO_PARENT"
 _ROOT = Path(__file__).resolve().parents[2]
 _TAIL = 20_000
 _FATAL = re.compile(r"F\d{4} ")  # How the compiler's log marks the line it dies on.
@@ -91,7 +93,12 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, **self._environment, "PYTHONPATH": path},
+            env={
+                **os.environ,
+                **self._environment,
+                "PYTHONPATH": path,
+                PARENT_ENVIRONMENT: str(os.getpid()),
+            },
             text=True,
             start_new_session=True,  # Ctrl-C is for the parent; it stops the child itself.
         )

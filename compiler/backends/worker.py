@@ -23,6 +23,8 @@ from compiler.backends import jaxlib_adapter as adapter
 from compiler.backends import meshes
 from compiler.backends.errors import CompilerError, classify
 
+Handler = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+
 TABLES_ENVIRONMENT = "SCHEDULE_ZERO_TABLES"  # Where libtpu was told to write tables.
 
 
@@ -60,6 +62,24 @@ def _find_devices(request: dict[str, Any]) -> list[Any]:
     return list(topology.devices)
 
 
+def parse(kind: str, data: bytes) -> Any:
+    """Returns the MLIR module of a source of this kind.
+
+    Raises:
+        CompilerError: "invalid-module".
+    """
+    read = adapter.parse_hlo if kind == "hlo" else adapter.parse_stablehlo
+    try:
+        return read(data)
+    except CompilerError:
+        raise
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise CompilerError(
+            "invalid-module", f"the module cannot be read: {first}"
+        ) from error
+
+
 def _compile(request: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     folder = Path(request["folder"])
     data = (folder / "module.bin").read_bytes()
@@ -68,18 +88,7 @@ def _compile(request: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
         request["mesh"] or (request["partitions"],),
         request["torus"],
     )
-    try:
-        parse = (
-            adapter.parse_hlo if request["kind"] == "hlo" else adapter.parse_stablehlo
-        )
-        module = parse(data)
-    except CompilerError:
-        raise
-    except Exception as error:
-        first = str(error).strip().partition("\n")[0]
-        raise CompilerError(
-            "invalid-module", f"the module cannot be read: {first}"
-        ) from error
+    module = parse(request["kind"], data)
     options = {
         **request["options"],
         "xla_dump_to": str(folder / "dump"),
@@ -110,12 +119,12 @@ def _compile(request: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def serve(answer: Callable[[dict[str, Any]], None]) -> None:
+def serve(answer: Callable[[dict[str, Any]], None], handle: Handler) -> None:
     """Answers the requests on stdin until it ends."""
     known: dict[str, Any] = {}
     for line in sys.stdin:
         try:
-            answer(_compile(json.loads(line), known))
+            answer(handle(json.loads(line), known))
         except CompilerError as error:
             answer({"ok": False, "reason": error.reason, "message": str(error)})
         except (
@@ -125,7 +134,8 @@ def serve(answer: Callable[[dict[str, Any]], None]) -> None:
             answer({"ok": False, "reason": "failed", "message": message})
 
 
-def main() -> None:
+def main(handle: Handler = _compile) -> None:
+    """Serves; whatever else prints goes to stderr."""
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)
 
@@ -134,7 +144,7 @@ def main() -> None:
             out.flush()
 
         with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
-            serve(answer)
+            serve(answer, handle)
 
 
 if __name__ == "__main__":

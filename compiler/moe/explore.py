@@ -2,7 +2,8 @@
 
 First a strategy of the engine searches the simulation. Then plans are compiled: no plan, FSMoE's choice and the best
 found. From there on, of all plans that differ from the best compiled one in one or two choices, the one that the
-simulation likes best and that has not been compiled is next.
+simulation likes best and that has not been compiled is next. A choice that was once seen to change nothing is taken
+to change nothing.
 """
 
 import dataclasses
@@ -24,6 +25,8 @@ from solvers.command.units import Budget, Meter
 from solvers.problem import Problem
 from solvers.protocols import Genome
 
+# When gradients are reduced is not said in the program.
+_NOT_COMPILED = (game.SHARE, game.NUM_PIECES, game.LAST)
 _NO_VALUES = np.zeros(0, np.float32)
 _KEPT = 64  # Of the simulation.
 _FINALISTS = 3  # Of those, compiled before looking around.
@@ -129,21 +132,22 @@ def measure(
         meter: told of each compile, and polled between them.
         say: is told what is being compiled.
     """
-    seen: set[tuple[int, ...]] = set()
+    done: list[Candidate] = []
+    idle = set(_NOT_COMPILED)
     best: Candidate | None = None
     waiting = list(start.candidates.values())
     while not meter.done():
         if not waiting:
             if best is None:
                 return
-            near = _neighbours(judge.setting, judge.passes, best, seen)
+            seen = {_without(one.genes, idle) for one in done}
+            near = _neighbours(judge.setting, judge.passes, best, seen, idle)
             if near is None:
                 return
             waiting.append(near)
         one = waiting.pop(0)
-        if one.genes in seen:
+        if _without(one.genes, idle) in {_without(two.genes, idle) for two in done}:
             continue
-        seen.add(one.genes)
         say(f"compiling {one.name}")
         try:
             one = dataclasses.replace(one, judged=judge(one.plan))
@@ -154,13 +158,33 @@ def measure(
         except ValueError as error:
             one = dataclasses.replace(one, failure=str(error))
         meter.spend(measurements=1)
+        idle |= _idle(one, done)
+        done.append(one)
         if best is None or one.cycles < best.cycles:
             best = one
         yield one
 
 
+def _without(genes: tuple[int, ...], idle: set[int]) -> tuple[int, ...]:
+    return tuple(0 if k in idle else gene for k, gene in enumerate(genes))
+
+
+def _idle(one: Candidate, others: list[Candidate]) -> set[int]:
+    """Returns choices that the compiler was seen not to care about: nothing else differs, and the cycles don't."""
+    found = set()
+    for other in others:
+        changed = [k for k, (a, b) in enumerate(zip(one.genes, other.genes)) if a != b]
+        if len(changed) == 1 and one.cycles == other.cycles < np.inf:
+            found |= set(changed)
+    return found
+
+
 def _neighbours(
-    setting: Setting, passes: Passes, best: Candidate, seen: set[tuple[int, ...]]
+    setting: Setting,
+    passes: Passes,
+    best: Candidate,
+    seen: set[tuple[int, ...]],
+    idle: set[int],
 ) -> Candidate | None:
     """Returns the best in the simulation of what differs in one or two choices and was not compiled."""
     sizes = game.space(setting).sizes
@@ -183,7 +207,7 @@ def _neighbours(
     repaired = np.unique(repaired, axis=0)
     costs = _simulated(setting, passes, repaired)
     for index in np.argsort(costs, kind="stable").tolist():
-        key = tuple(repaired[index].tolist())
+        key = _without(tuple(repaired[index].tolist()), idle)
         if key not in seen and np.isfinite(costs[index]):
             return _candidate(
                 setting, f"near {best.name}", repaired[index], float(costs[index])

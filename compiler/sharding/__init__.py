@@ -1,1 +1,1 @@
-"""How a JAX program is cut over a mesh of devices: the game, its cost, and its peers."""
+"""How a program is cut over a mesh of devices: its dimensions named, plans priced, searched and applied."""

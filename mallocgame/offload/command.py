@@ -73,6 +73,12 @@ def search(flags: "SearchFlags", session: Session, located: Located) -> Report:
     """Runs the whole command; see docs/gpu.md."""
     one_of("strategy", flags.strategy, ("auto", "greedy"))
     target = _target(flags, located)
+    if flags.measure:
+        raise Failure(
+            "cannot_measure",
+            "--measure is for TPU dumps: what was found for this one is no compile option",
+            Exit.USAGE,
+        )
     assignment = load_buffers(located.path)
     beside = located.path.parent / naming.FILE
     digest = hashlib.sha256(located.path.read_bytes())
@@ -88,7 +94,7 @@ def search(flags: "SearchFlags", session: Session, located: Located) -> Report:
     if located.path != flags.input:
         others = f" (of {located.others + 1} modules)" if located.others else ""
         session.note(f"read {located.path.name}{others}")
-    before = _before(session) if resumed else {}
+    before = _before(session) if resumed and not session.repeats else {}
     if target is None:
         return _pack_only(flags, session, located, assignment, before)
     return _offload(flags, session, located, assignment, target, before)

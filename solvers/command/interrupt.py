@@ -24,11 +24,16 @@ class Interrupt:
     Args:
         on_first: called once, when the flag is set by a signal.
         on_second: called at every further signal; expected to end the process.
+        also: a further reason to stop, polled by `is_set`.
     """
 
     def __init__(
-        self, on_first: Callable[[], None], on_second: Callable[[], None]
+        self,
+        on_first: Callable[[], None],
+        on_second: Callable[[], None],
+        also: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._also = also
         self._on_first = on_first
         self._on_second = on_second
         self._event = threading.Event()
@@ -37,7 +42,7 @@ class Interrupt:
 
     def is_set(self) -> bool:
         """True once the user asked to stop; searches poll it."""
-        return self._event.is_set()
+        return self._event.is_set() or self._also()
 
     def set(self) -> None:
         """Asks to stop, as the first signal does."""
@@ -77,7 +82,7 @@ class Interrupt:
             while byte := receiver.recv(1):
                 if byte[0] not in _SIGNALS:
                     continue
-                if self.is_set():
+                if self._event.is_set():
                     self._on_second()
                 else:
                     self.set()

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+if TYPE_CHECKING:
+    from solvers.command.console import Console
 
 SCHEMA_VERSION = 1
 _REASON = re.compile(r"[a-z][a-z0-9_]*")
@@ -48,6 +51,41 @@ class Failure(Exception):
             raise ValueError(f"not a stable name: {reason!r}")
         self.reason = reason
         self.exit_status = int(exit_status)
+
+
+class Outcome(Protocol):
+    """What a command ends with, if it does not fail."""
+
+    @property
+    def exit_status(self) -> int:
+        """The command's, if it was not interrupted."""
+        ...
+
+    @property
+    def status(self) -> str:
+        """The JSON object's, if it was not interrupted."""
+        ...
+
+    def to_dict(self, status: str) -> dict[str, Any]:
+        """Returns the JSON object, checked; `artifacts` is one of its keys."""
+        ...
+
+    def show(self, console: "Console", status: str) -> None:
+        """Writes the closing table for a person."""
+        ...
+
+
+class Elsewhere:
+    """The end of a process that works with others, of which one writes and speaks for all."""
+
+    exit_status = int(Exit.OK)
+    status = "OK"
+
+    def to_dict(self, status: str) -> dict[str, Any]:
+        return {}
+
+    def show(self, console: "Console", status: str) -> None:
+        pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +145,18 @@ class Report:
     wall_seconds: float
     artifacts: Mapping[str, Path]
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def exit_status(self) -> int:
+        return Exit.OK
+
+    @property
+    def status(self) -> str:
+        return "OK"
+
+    def show(self, console: "Console", status: str) -> None:
+        """Writes the closing table and the files written."""
+        console.summary(self, status)
 
     def to_dict(self, status: str = "OK") -> dict[str, Any]:
         """Returns the JSON object, checked.

@@ -1,6 +1,7 @@
 """The one place where a command begins and ends."""
 
 import contextlib
+import glob
 import io
 import os
 import re
@@ -9,7 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import tyro
 from tyro.conf import FlagCreatePairsOff
@@ -19,9 +20,10 @@ from solvers.command.console import Console, one_line, reader_may_leave
 from solvers.command.flags import Flags, FlagsT
 from solvers.command.interrupt import Interrupt
 from solvers.command.result import (
+    Elsewhere,
     Exit,
     Failure,
-    Report,
+    Outcome,
     failure_object,
 )
 from solvers.command.session import Session, version
@@ -31,7 +33,7 @@ _SHOW_CURSOR = "\x1b[?25h"
 
 
 def run(
-    search: Callable[[FlagsT, Session], Report],
+    search: Callable[[FlagsT, Session], Outcome],
     flags_type: type[FlagsT],
     *,
     name: str,
@@ -52,18 +54,50 @@ def run(
     """
     args = sys.argv[1:] if args is None else list(args)
     with _Ending(name, json=_asks_for_json(args)) as ending:
-        return ending.run(search, flags_type, args)
+        return ending.run(search, lambda: _parse(flags_type, name, args))
+
+
+def run_silently(
+    search: Callable[[FlagsT, Session], Outcome],
+    flags: FlagsT,
+    *,
+    name: str,
+    stopped: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Runs a search command inside another; nothing is printed.
+
+    Args:
+        search: as in `run`.
+        flags: of this run; they say `quiet`, and where to write.
+        name: of the command.
+        stopped: a reason to end with the best so far, besides a signal.
+
+    Returns:
+        The JSON object, of a failure too; `exit_status` is always among its keys.
+    """
+    with _Ending(name, json=True, silent=True, stopped=stopped) as ending:
+        status = ending.run(search, lambda: flags)
+    return ending.told | {"exit_status": int(status)}
 
 
 class _Ending:
     """Owns stdout, the signals and the one line or object that the command ends with."""
 
-    def __init__(self, name: str, *, json: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        json: bool,
+        silent: bool = False,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.name = name
         self.json = json
+        self.told: dict[str, Any] = {}
+        self._silent = silent
         self.session: Session | None = None
         self.out: Path | None = None
-        self._interrupt = Interrupt(self._asked_to_stop, self._stop_now)
+        self._interrupt = Interrupt(self._asked_to_stop, self._stop_now, stopped)
         self._lock = threading.Lock()
         self._ended = False
         self._stack = contextlib.ExitStack()
@@ -82,13 +116,12 @@ class _Ending:
 
     def run(
         self,
-        search: Callable[[FlagsT, Session], Report],
-        flags_type: type[FlagsT],
-        args: Sequence[str],
+        search: Callable[[FlagsT, Session], Outcome],
+        given: Callable[[], FlagsT | None],
     ) -> int:
         debug = False
         try:
-            flags = self._parse(flags_type, args)
+            flags = given()
             if flags is None:
                 return Exit.OK
             debug = flags.debug
@@ -101,8 +134,7 @@ class _Ending:
                 interrupt=self._interrupt,
                 console=Console(shown, quiet=flags.quiet),
             )
-            report = search(flags, self.session)
-            return self._finish(report)
+            return self._finish(search(flags, self.session))
         except KeyboardInterrupt:
             return self._fail("interrupted", "interrupted", Exit.INTERRUPTED)
         except BaseException as error:
@@ -114,42 +146,30 @@ class _Ending:
                 return self._fail(str(reason), str(error), status, debug=debug)
             return self._fail_internally(error, debug=debug)
 
-    def _parse(self, flags_type: type[FlagsT], args: Sequence[str]) -> FlagsT | None:
-        """Returns the flags, or None after `--help`."""
-        said = io.StringIO()
-        try:
-            with contextlib.redirect_stderr(said):
-                return tyro.cli(
-                    flags_type,
-                    args=args,
-                    prog=f"python -m {self.name}",
-                    config=(FlagCreatePairsOff,),
-                )
-        except SystemExit as error:
-            if not error.code:
-                return None
-        message = _condense(said.getvalue())
-        raise Failure("usage", f"{message}; see --help", Exit.USAGE)
-
-    def _finish(self, report: Report) -> int:
+    def _finish(self, outcome: Outcome) -> int:
         assert self.session is not None and self.out is not None
         interrupted = self._interrupt.is_set()
-        status = "INTERRUPTED" if interrupted else "OK"
+        status = "INTERRUPTED" if interrupted else outcome.status
+        exit_status = Exit.INTERRUPTED if interrupted else outcome.exit_status
+        if isinstance(outcome, Elsewhere):
+            return exit_status
         path = self.out / "result.json"
         try:
-            result = report.to_dict(status)
+            result = outcome.to_dict(status)
             result["artifacts"]["result"] = str(path)
             text = files.to_json(result)
         except ValueError as error:
             raise Failure("not_finite", str(error), Exit.CHECK_FAILED) from error
         files.write_text(path, text)
+        if "error" in result and not self._silent:
+            print(f"{self.name}: {result['error']}", file=sys.stderr, flush=True)
         if not self.json:
-            self.session.console.summary(report, status)
-            return Exit.INTERRUPTED if interrupted else Exit.OK
+            outcome.show(self.session.console, status)
+            return exit_status
         with self._end() as first:
             if first:
-                self._print(text)
-        return Exit.INTERRUPTED if interrupted else Exit.OK
+                self._tell(result, text)
+        return exit_status
 
     def _fail_internally(self, error: BaseException, *, debug: bool) -> int:
         details = "".join(traceback.format_exception(error))
@@ -173,10 +193,11 @@ class _Ending:
             if first:
                 if debug:
                     traceback.print_exc()
-                print(f"{self.name}: {message}", file=sys.stderr, flush=True)
+                if not self._silent:
+                    print(f"{self.name}: {message}", file=sys.stderr, flush=True)
                 if self.json:
                     told = failure_object(self.name, version(), reason, message, status)
-                    self._print(files.to_json(told))
+                    self._tell(told, files.to_json(told))
         return int(status)
 
     @contextlib.contextmanager
@@ -191,7 +212,10 @@ class _Ending:
             if mine:
                 self._lock.release()
 
-    def _print(self, text: str) -> None:
+    def _tell(self, told: dict[str, Any], text: str) -> None:
+        self.told = told
+        if self._silent:
+            return
         with reader_may_leave(self._stdout):
             self._stdout.write(text)
             self._stdout.flush()
@@ -210,6 +234,24 @@ class _Ending:
             sys.stderr.write(_SHOW_CURSOR)  # A progress bar hides it.
         self._fail("interrupted", "interrupted twice: stopped", Exit.INTERRUPTED)
         os._exit(Exit.INTERRUPTED)
+
+
+def _parse(flags_type: type[FlagsT], name: str, args: Sequence[str]) -> FlagsT | None:
+    """Returns the flags, or None after `--help`."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                flags_type,
+                args=args,
+                prog=f"python -m {name}",
+                config=(FlagCreatePairsOff,),
+            )
+    except SystemExit as error:
+        if not error.code:
+            return None
+    message = _condense(said.getvalue())
+    raise Failure("usage", f"{message}; see --help", Exit.USAGE)
 
 
 @contextlib.contextmanager
@@ -242,7 +284,11 @@ def _asks_for_json(args: Sequence[str]) -> bool:
 
 
 def _default_out(name: str, flags: Flags) -> Path:
-    source = str(getattr(flags, "input", "") or "run")
+    given = getattr(flags, "input", "")
+    if isinstance(given, tuple):
+        single = len(given) == 1 and not glob.has_magic(given[0])
+        given = given[0] if single else "batch"
+    source = str(given or "run")
     stem = "stdin" if source == "-" else Path(source).resolve().stem
     return Path("runs") / name.split(".")[0] / (stem or "run")
 

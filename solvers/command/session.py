@@ -26,6 +26,9 @@ class Session:
         meter: counts against `flags.budget`, since the command started; an interrupt
             ends it too.
         console: notes, tables and progress.
+        leads: whether this process writes; see `follow`.
+        repeats: after `begin`: whether the run that it continues was stopped before its end under
+            this same budget in evaluations. Begun again from the start it ends as it would have.
     """
 
     def __init__(
@@ -43,7 +46,14 @@ class Session:
         self.interrupt = interrupt
         self.meter = Meter(flags.budget, interrupted=interrupt.is_set)
         self.console = console
+        self.repeats = False
+        self.leads = True
         self._at_exit: list[Callable[[], None]] = []
+
+    def follow(self) -> None:
+        """Leaves writing and speaking to another process that does the same work."""
+        self.leads = False
+        self.console = Console(None, quiet=True)
 
     def note(self, text: str) -> None:
         """Writes one line to stderr, unless `--quiet`."""
@@ -97,6 +107,11 @@ class Session:
             # Compare what JSON keeps: tuples come back as lists, paths as text.
             now = _as_json(record)
             changed = sorted(k for k in now if before.get(k) != now[k])
+            self.repeats = (
+                flags.budget.deterministic
+                and before.get("budget") == str(flags.budget)
+                and not self._has_ended()
+            )
             if changed:
                 raise Failure(
                     "resume_mismatch",
@@ -107,8 +122,17 @@ class Session:
             return True
         if flags.resume:
             self.note(f"nothing to resume in {self.out}: starting afresh")
-        files.write_json(path, record)
+        if not self.leads:
+            return False
+        # What an earlier run left must not pass for this one's.
+        (self.out / "result.json").unlink(missing_ok=True)
+        files.write_json(path, record | {"budget": str(flags.budget)})
         return False
+
+    def _has_ended(self) -> bool:
+        path = self.out / "result.json"
+        told = files.read_json(path) if path.exists() else None
+        return isinstance(told, dict) and told.get("status") == "OK"
 
     def report(
         self,

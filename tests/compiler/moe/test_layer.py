@@ -68,10 +68,11 @@ def test_each_part_equals_the_dense_layer(checks):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(8))
-def test_the_whole_product_equals_the_dense_layer(part):
-    # One gate and one order each, so that no two parts need the same dense layer for long.
-    cases = run_on_eight_devices(*range(48 * part, 48 * (part + 1)))
-    assert len(cases) == 48
+def test_every_fifth_of_the_product_equals_the_dense_layer(part):
+    # A gate and an order each. Five has no divisor with the numbers of exchanges, degrees and reductions in common, so
+    # that all of them meet. `python tests/compiler/moe/layer_cases.py $(seq 0 383)` computes the whole product.
+    cases = run_on_eight_devices(*range(48 * part, 48 * (part + 1), 5))
+    assert len(cases) == 10
     assert not differing(cases)
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from solvers import compiled
 from solvers.command import Failure
 from solvers.packing import (
     Buffer,
@@ -16,7 +17,6 @@ from solvers.packing import (
     Part,
     Step,
     choose,
-    compiled,
     lower_bound,
     search,
     violations,
