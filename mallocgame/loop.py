@@ -35,6 +35,7 @@ from mallocgame import (
 from mallocgame.engine import Found, Settings
 from mallocgame.ground import Ground
 from mallocgame.instance import Problem
+from mallocgame.mapping import Mapping
 from mallocgame.result import Candidate, Result
 from mallocgame.trial import Trial, hold
 from mallocgame.verify import Compiler, Kinds, Verified, same_schedule
@@ -132,6 +133,7 @@ class _Loop:
         self._spent = 0
         self._candidates: list[Candidate] = []
         self._default: Verified | None = None
+        self._heuristic: Mapping | None = None
 
     def run(self, resumed: bool) -> Result:
         with self._session.progress("searching") as bar:
@@ -308,6 +310,7 @@ class _Loop:
             plans |= self._load(problem)
         bar.update("compiling the game")
         first = start = engine.evaluate(problem, plans, settings)
+        self._heuristic = mapping.from_state(problem, first["msa"].state)
         rounds = repeats = 0
         while True:
             varied = dataclasses.replace(settings, seed=settings.seed + 1000 * rounds)
@@ -508,6 +511,7 @@ class _Loop:
             default_verified=self._default,
             candidates=self._candidates,
             chosen=chosen,
+            heuristic=self._heuristic,
             history=self._history,
             notes=self._notes,
             trial=trial,

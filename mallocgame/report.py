@@ -1,72 +1,109 @@
-"""The page of one search: memory over time before and after, copies, costs, progress."""
+"""The page of one search: memory over time before and after, bandwidth, copies, costs, progress."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compiler.hlo import tables
+import numpy as np
+from numpy.typing import NDArray
+
+from mallocgame import picture, timeline
+from mallocgame.account import Account, account
 from mallocgame.instance import Problem
 from mallocgame.mapping import Mapping
-from mallocgame.verify import Verified, same_schedule
-from solvers.command import Session
+from mallocgame.verify import same_schedule
+from solvers.command import Session, write_bytes, write_text
 from solvers.report import (
     Bar,
     Bars,
+    Cell,
     Column,
     Component,
     Fact,
-    Interval,
-    Lane,
-    Lanes,
-    Layer,
     Line,
     Page,
-    Rectangle,
     Section,
     Series,
-    SpaceTimeMap,
     Table,
     Text,
-    TimeAxis,
+    can_png,
+    to_png,
+    to_svg,
 )
 from solvers.report import render as render_page
 
 if TYPE_CHECKING:
     from mallocgame.result import Result
 
-_MICRO = 1e6
+_SHOWN = 16  # Instructions of a breakdown; the rest is summed.
+_SHOWN_DROPPED = 12
+_NAMES = {
+    "all_slow": "everything in slow memory",
+    "msa": "XLA's heuristic, re-implemented",
+    "greedy": "greedy in program order",
+    "xla": "the compiler's own",
+}
+_OURS = "searched mapping"
 
 
-def render(result: "Result", session: Session) -> str:
-    """Returns the HTML of a result's report."""
+def write(result: "Result", session: Session) -> dict[str, Path]:
+    """Writes the page, the map alone as a picture, and a trace; returns their paths by kind."""
+    problem, ours = result.problem, account(result.problem, result.mapping)
+    accounts = [(_OURS, ours)]
+    peer = result.heuristic
+    # Of another schedule's accesses it is no peer.
+    if peer is not None and len(peer.decisions) == len(problem.accesses):
+        accounts.insert(0, (_NAMES["msa"], account(problem, peer)))
+    else:
+        peer = None
+    chart = picture.memory(problem, _layers(result, peer, accounts))
+    lanes = picture.copies(problem, result.mapping, ours)
+    line = timeline.timeline(problem, lanes, ours)
+    over_time: list[Component] = [timeline.bandwidth(problem, accounts), line]
+    page = _page(result, session, [chart, lanes], over_time, accounts)
+    out = session.out
+    written = {
+        "report": write_text(out / "report.html", render_page(page)),
+        "map": write_text(out / "map.svg", to_svg(chart)),
+        "trace": write_text(
+            out / "trace.json",
+            timeline.trace(chart, line, ours, problem.program.name),
+        ),
+    }
+    if can_png():
+        written["picture"] = write_bytes(out / "map.png", to_png(chart))
+    return written
+
+
+def _page(
+    result: "Result",
+    session: Session,
+    figures: Sequence[Component],
+    over_time: Sequence[Component],
+    accounts: list[tuple[str, Account]],
+) -> Page:
     problem = result.problem
-    program = problem.program
-    axis = TimeAxis(label="logical time", names=[i.name for i in program.instructions])
-    layers = _layers(result)
-    memory = SpaceTimeMap(
-        title="Fast memory over time",
-        axis=axis,
-        layers=layers,
-        capacity=problem.capacity,
-        categories=("NoCopy", "Copy", "compiler"),
-    )
     sections = [
         Section(title="Result", components=_result_components(result)),
         Section(
             title="Fast memory",
-            components=[memory, _copies(problem, result.mapping, axis)],
+            components=[*figures, *_dropped(problem, result.mapping)],
         ),
-        Section(title="Where the time goes", components=[_costs(result)]),
+        Section(
+            title="Where the time goes",
+            note="As simulated, in one run of the program: an instruction's time by its executions.",
+            components=[*over_time, *_costs(problem, accounts)],
+        ),
     ]
     if len(result.history) > 1:
         sections.append(Section(title="Search", components=[_progress(result)]))
-    return render_page(
-        Page(
-            title=program.name,
-            subtitle=f"{result.target.name}, {len(problem.accesses)} decisions, "
-            f"costs: {problem.costs.source}, seed {session.flags.seed}",
-            facts=_facts(result),
-            sections=sections,
-            footer=f"{session.name} on {result.given.path.name}",
-        )
+    return Page(
+        title=problem.program.name,
+        subtitle=f"{result.target.name}, {len(problem.accesses)} decisions, "
+        f"costs: {problem.costs.source}, seed {session.flags.seed}",
+        facts=_facts(result),
+        sections=sections,
+        footer=f"{session.name} on {result.given.path.name}",
     )
 
 
@@ -80,15 +117,20 @@ def _facts(result: "Result") -> list[Fact]:
                 name="verified speed-up", value=round(gain, 4), unit="×", emphasis=True
             )
         )
-        facts.append(Fact(name="compiler's own", value=verified.baseline, unit="s"))
+        facts.append(Fact(name=_NAMES["xla"], value=verified.baseline, unit="s"))
         if result.chosen is not None and result.chosen.verified.decisions:
             facts.append(
                 Fact(name="decisions honoured", value=f"{verified.honoured:.1%}")
             )
         facts.append(Fact(name="verified by", value=verified.by))
     else:
-        facts.append(Fact(name="not verified", value="simulator only", emphasis=True))
-    facts.append(Fact(name="handed over", value=result.best, unit="s"))
+        facts.append(
+            Fact(name="not verified by a compiler", value="simulated", emphasis=True)
+        )
+    facts.append(Fact(name="handed over", value=result.best, unit="s", emphasis=True))
+    default = result.baselines.get(result.default)
+    if verified is None and default is not None:
+        facts.append(Fact(name=_NAMES[result.default], value=default, unit="s"))
     if result.bound is not None:
         facts.append(Fact(name="lower bound", value=result.bound, unit="s"))
     return facts
@@ -96,11 +138,13 @@ def _facts(result: "Result") -> list[Fact]:
 
 def _result_components(result: "Result") -> list[Component]:
     named = [
-        (name, value) for name, value in result.baselines.items() if value is not None
+        (_NAMES.get(name, name), value)
+        for name, value in result.baselines.items()
+        if value is not None
     ]
     rows = [*named, ("handed over", result.best)]
     if result.bound is not None:
-        rows.append(("bound", result.bound))
+        rows.append(("proved lower bound", result.bound))
     found: list[Component] = [
         Table(
             columns=["mapping", Column(name="time", unit="s")],
@@ -118,143 +162,139 @@ def _result_components(result: "Result") -> list[Component]:
     return found
 
 
-def _rectangles(problem: Problem, mapping: Mapping) -> list[Rectangle]:
-    found = []
-    for decision in mapping.fast():
-        if decision.start is None or decision.end is None or decision.offset is None:
-            continue
-        access = problem.accesses[decision.access]
-        buffer = problem.program.buffers[access.buffer]
-        instruction = problem.program.instructions[access.end]
-        why = "handed on" if decision.action == "NoCopy" else "prefetched"
-        found.append(
-            Rectangle(
-                label=buffer.name,
-                start=decision.start,
-                end=decision.end + 1,
-                offset=decision.offset,
-                size=buffer.size,
-                category=decision.action,
-                details={
-                    "for": instruction.name,
-                    "decision": decision.action,
-                    "why": why,
-                    "saves µs": round(
-                        float(problem.columns["saving"][decision.access]) * _MICRO, 3
-                    ),
-                    "uses": len(buffer.uses),
-                },
-            )
-        )
-    return found
-
-
-def _layers(result: "Result") -> list[Layer]:
-    """The maps to be compared: the compiler's own, and what the search came to."""
+def _layers(
+    result: "Result", peer: Mapping | None, accounts: list[tuple[str, Account]]
+) -> list[picture.Layer]:
+    """The maps to be compared: the compiler's own or its heuristic, and what the search came to."""
     problem, default, chosen = result.problem, result.default_verified, result.chosen
     layers = []
     # On another schedule (a knob changed it) its times are not those of this map.
     if default is not None and same_schedule(problem.program, default.compiled) is None:
-        layers.append(_compilers_layer("the compiler's own", default, problem))
+        layers.append(picture.compilers_layer(_NAMES["xla"], default, problem))
     if chosen is not None and chosen.mapping is None:
         name = f"handed over: {chosen.label}"
-        layers.append(_compilers_layer(name, chosen.verified, problem))
-    ours = (
-        "handed over" if result.hand_over == "mapping" else "searched, not handed over"
-    )
-    layers.append(Layer(name=ours, rectangles=_rectangles(problem, result.mapping)))
+        layers.append(picture.compilers_layer(name, chosen.verified, problem))
+    layers = [layer for layer in layers if layer.rectangles]
+    if not layers and peer is not None:
+        layers.append(picture.layer(_NAMES["msa"], problem, peer, accounts[0][1]))
+    handed_over = result.hand_over == "mapping"
+    ours = "handed over" if handed_over else "searched, not handed over"
+    layers.append(picture.layer(ours, problem, result.mapping, accounts[-1][1]))
     # Where nothing fits an empty map says so.
     return [layer for layer in layers if layer.rectangles] or layers[-1:]
 
 
-def _compilers_layer(name: str, verified: Verified, problem: Problem) -> Layer:
-    """The compiler's allocations, from its own tables; no rectangles if it wrote none."""
-    files = verified.compiled.tables
-    if not {"allocinfo", "bufferinfo"} <= files.keys():
-        return Layer(name=name, rectangles=[])
-    names = {
-        row.buffer_id: row.name for row in tables.read_buffers(files["bufferinfo"])
-    }
-    last = len(problem.program.instructions)
-    rectangles = [
-        Rectangle(
-            label=names.get(row.buffer_id, "cross-program prefetch"),
-            start=max(row.start_time, 0),
-            end=min(row.end_time + 1, last),
-            offset=row.offset,
-            size=row.size,
-            category="compiler",
-            details={"decision": "the compiler's"},
+def _dropped(problem: Problem, mapping: Mapping) -> list[Component]:
+    """What stays in slow memory although fast memory would save time, the most first."""
+    trip = problem.costs.counts.trip_count
+    lost: dict[int, float] = {}
+    for decision in mapping.decisions:
+        access = problem.accesses[decision.access]
+        saving = float(problem.columns["saving"][decision.access] * trip[access.time])
+        if decision.action == "Drop" and saving > 0:
+            lost[access.buffer] = lost.get(access.buffer, 0.0) + saving
+    worst = sorted(lost, key=lambda number: -lost[number])[:_SHOWN_DROPPED]
+    if not worst:
+        return []
+    rows: list[list[Cell]] = []
+    for number in worst:
+        buffer = problem.program.buffers[number]
+        rows.append([buffer.name, buffer.size, len(buffer.uses), lost[number]])
+    return [
+        Table(
+            title="Left in slow memory",
+            note="What fast memory would save if it had room and copies were free, the largest first.",
+            columns=[
+                "value",
+                Column(name="size", unit="B"),
+                "uses",
+                Column(name="would save", unit="s"),
+            ],
+            rows=rows,
         )
-        for row in tables.read_allocations(files["allocinfo"])
-        if row.end_time >= row.start_time and row.start_time < last
     ]
-    return Layer(name=name, rectangles=rectangles)
 
 
-def _copies(problem: Problem, mapping: Mapping, axis: TimeAxis) -> Lanes:
-    reads, writes = [], []
-    for decision in mapping.fast():
-        access = problem.accesses[decision.access]
-        buffer = problem.program.buffers[access.buffer]
-        if decision.copy_point is not None and not access.cross_program:
-            reads.append(
-                Interval(
-                    label=buffer.name,
-                    start=decision.copy_point,
-                    end=max(access.time, decision.copy_point),
-                    amount=buffer.size,
-                    category="prefetch",
-                )
+def _costs(problem: Problem, accounts: list[tuple[str, Account]]) -> list[Component]:
+    names = [instruction.name for instruction in problem.program.instructions]
+    trip = accounts[-1][1].trip
+    slow = float((problem.costs.all_slow * trip).sum())
+    rows: list[list[Cell]] = [[_NAMES["all_slow"], slow, 0.0, slow, 0, 0]]
+    rows += [[name, *_sums(problem, one)] for name, one in accounts]
+    found: list[Component] = [
+        Table(
+            title="In all",
+            columns=[
+                "mapping",
+                Column(name="instructions", unit="s"),
+                Column(name="waits", unit="s"),
+                Column(name="together", unit="s"),
+                Column(name="copied in", unit="B"),
+                Column(name="copied out", unit="B"),
+            ],
+            rows=rows,
+        )
+    ]
+    if len(accounts) == 2:
+        before, after = (one.span * one.trip for _, one in accounts)
+        found.append(
+            Bars(
+                title="Instructions that differ most, waits included",
+                label="instruction",
+                series=[name for name, _ in accounts],
+                bars=_bars(names, before, after),
+                top=_SHOWN,
+                by_change=True,
             )
-        if decision.evict_point is not None and decision.evict_due is not None:
-            writes.append(
-                Interval(
-                    label=buffer.name,
-                    start=decision.evict_point,
-                    end=decision.evict_due,
-                    amount=buffer.size,
-                    category="write-back",
-                )
-            )
-    return Lanes(
-        title="Copies of the searched mapping",
-        axis=axis,
-        lanes=[
-            Lane(name="slow to fast", intervals=reads),
-            Lane(name="fast to slow", intervals=writes),
-        ],
+        )
+    ours = accounts[-1][1]
+    floor = (ours.floor * trip).clip(max=ours.elapsed * trip)
+    moving = (ours.elapsed * trip - floor).clip(min=0)
+    found.append(
+        Bars(
+            title="What the searched mapping's time consists of",
+            note="Arithmetic is what no placement shortens.",
+            label="instruction",
+            series=["arithmetic", "data beyond it", "waiting for copies"],
+            bars=_bars(names, floor, moving, ours.waits * trip),
+            top=_SHOWN,
+        )
     )
+    return found
 
 
-def _costs(result: "Result") -> Bars:
-    problem = result.problem
-    costs, program = problem.costs, problem.program
-    trip = costs.counts.trip_count
-    saved = [0.0] * len(program.instructions)
-    for decision in result.mapping.fast():
-        access = problem.accesses[decision.access]
-        saved[access.time] += float(problem.columns["saving"][decision.access])
-    bars = []
-    for instruction in program.instructions:
-        t = instruction.time
-        slow = float(costs.all_slow[t] * trip[t])
-        if slow > 0:
-            ours = float(max(costs.floor[t], costs.base[t] - saved[t]) * trip[t])
-            bars.append(Bar(label=instruction.name, values=[slow, ours]))
-    return Bars(
-        title="Time by instruction, waits apart",
-        series=["all in slow memory", "searched mapping"],
-        bars=bars,
+def _sums(problem: Problem, one: Account) -> list[float]:
+    rate = problem.costs.target.slow_bandwidth
+    instructions = float((one.elapsed * one.trip).sum())
+    waits = float((one.waits * one.trip).sum())
+    reads, writes = (
+        round(float((column * one.trip).sum()) * rate)
+        for column in (one.reads, one.writes)
     )
+    return [instructions, waits, one.total, reads, writes]
+
+
+def _bars(names: list[str], *columns: NDArray[np.float64]) -> list[Bar]:
+    return [
+        Bar(label=name, values=[float(value) for value in values])
+        for name, *values in zip(names, *columns, strict=True)
+        if any(value > 0 for value in values)
+    ]
 
 
 def _progress(result: "Result") -> Line:
     x, y = zip(*result.history, strict=True)
+    references = {
+        _NAMES.get(name, name): value
+        for name, value in result.baselines.items()
+        if value is not None and name != "all_slow"
+    }
     return Line(
         title="Best simulated time",
+        note="With a compiler in the loop costs are corrected from round to round, so the curve may rise.",
         series=[Series(name="search", x=list(x), y=list(y))],
-        references={k: v for k, v in result.baselines.items() if v is not None}
-        | ({} if result.bound is None else {"bound": result.bound}),
+        references=references
+        | ({} if result.bound is None else {"lower bound": result.bound}),
         x_label="simulator calls",
+        y_label="best",
     )

@@ -47,6 +47,7 @@ class Result:
         default_verified: the compiler's own compile, if it was asked.
         candidates: mappings that were compiled, in order.
         chosen: the one handed over, or None if the compiler's default is (or nothing was compiled).
+        heuristic: what XLA's heuristic, re-implemented, makes of the same accesses.
         history: (simulations, best simulated seconds).
         notes: what a person should know.
         trial: the runs on this machine's device, if there were any.
@@ -67,6 +68,7 @@ class Result:
     default_verified: Verified | None
     candidates: list[Candidate]
     chosen: Candidate | None
+    heuristic: Mapping | None
     history: list[tuple[int, float]]
     notes: list[str]
     trial: Trial | None = None

@@ -29,6 +29,14 @@ class Plan(NamedTuple):
     ]  # Action to take where it is legal; UNDECIDED: the cascade's.
 
 
+class Load(NamedTuple):
+    """Seconds of each instruction, those of the slow memory's time in them, and the copies."""
+
+    elapsed: Float[Array, " T"]
+    slow_busy: Float[Array, " T"]
+    copies: Copies
+
+
 class Outcome(NamedTuple):
     """A plan played out."""
 
@@ -74,15 +82,19 @@ def plan(instance: Instance, order: Int[Array, " N"]) -> Plan:
     return Plan(rank, instance.accesses.eagerness, jnp.full(n, UNDECIDED, jnp.int8))
 
 
-def timeline(instance: Instance, state: State) -> Timeline:
-    """Simulates the mapping of a terminated position."""
+def load(instance: Instance, state: State) -> Load:
+    """Returns what the simulator is told of the mapping of a terminated position."""
     accesses = instance.accesses
     spared = jnp.where(moves.is_fast(state.action), accesses.traffic, 0.0)
     busy = instance.traffic_seconds.at[accesses.time].add(-spared)
     elapsed = game.elapsed(instance, state)
-    return simulate(
-        elapsed, jnp.maximum(busy, 0.0), instance.trip, _copies(instance, state)
-    )
+    return Load(elapsed, jnp.maximum(busy, 0.0), _copies(instance, state))
+
+
+def timeline(instance: Instance, state: State) -> Timeline:
+    """Simulates the mapping of a terminated position."""
+    told = load(instance, state)
+    return simulate(told.elapsed, told.slow_busy, instance.trip, told.copies)
 
 
 def _copies(instance: Instance, state: State) -> Copies:

@@ -243,8 +243,7 @@ def _finish(flags: SearchFlags, session: Session, result: "Result") -> Report:
             session.out / "overrides.textproto", result.overrides_text()
         ),
     }
-    page = report.render(result, session)
-    artifacts["report"] = write_text(session.out / "report.html", page)
+    artifacts |= report.write(result, session)
     columns, rows = result.verified_table()
     if rows:
         session.table("Judged by the compiler's own figures", columns, rows)

@@ -95,16 +95,35 @@ def simulate(
         trip: executions of each instruction; waits count as often.
         copies: the asynchronous copies; each runs as often as what it is in front of.
     """
+    wait, late, _ = _play(elapsed, slow_busy, copies)
+    totals = jnp.sum(trip * (elapsed + wait + late), axis=1)
+    return Timeline(totals[1], totals[0], wait[1], late[1])
+
+
+def copying(
+    elapsed: Float[Array, " T"], slow_busy: Float[Array, " T"], copies: Copies
+) -> Float[Array, "T 2"]:
+    """Returns the seconds of reads and of writes that are served while each instruction runs or is waited with.
+
+    Of the second run, as `simulate` has it; arguments likewise.
+    """
+    _, _, served = _play(elapsed, slow_busy, copies)
+    return jnp.diff(served.reshape(-1, 2), axis=0, prepend=0.0)[elapsed.shape[0] :]
+
+
+def _play(
+    elapsed: Float[Array, " T"], slow_busy: Float[Array, " T"], copies: Copies
+) -> tuple[Float[Array, "2 T"], Float[Array, "2 T"], Float[Array, "2 T 2"]]:
+    """Returns by run and instruction: waits in front, waits behind, seconds served since the start."""
     times = elapsed.shape[0]
     idle = jnp.maximum(elapsed - slow_busy, 0.0)
     runs = 2
     push, before, behind = _events(copies, times, runs)
     events = _Events(push, before, behind, jnp.tile(idle, runs))
     empty = _Queues(jnp.zeros(2), jnp.zeros(2))
-    _, (wait, late) = jax.lax.scan(_run, empty, events)
-    wait, late = wait.reshape(runs, times), late.reshape(runs, times)
-    totals = jnp.sum(trip * (elapsed + wait + late), axis=1)
-    return Timeline(totals[1], totals[0], wait[1], late[1])
+    _, (wait, late, served) = jax.lax.scan(_run, empty, events)
+    shape = (runs, times)
+    return wait.reshape(shape), late.reshape(shape), served.reshape(*shape, 2)
 
 
 def _events(
@@ -149,7 +168,7 @@ def _in_run(copies: Copies, run: int, times: int, nobody: int) -> Copies:
 
 def _run(
     queues: _Queues, events: _Events
-) -> tuple[_Queues, tuple[Float[Array, ""], Float[Array, ""]]]:
+) -> tuple[_Queues, tuple[Float[Array, ""], Float[Array, ""], Float[Array, " 2"]]]:
     """One instruction: wait for its copies, start new ones, serve while it leaves room."""
     served, waited = _wait(queues.pushed, queues.served, events.before)
     pushed = queues.pushed + events.push
@@ -158,7 +177,7 @@ def _run(
     left = events.idle - 2 * both
     served = served + both + jnp.clip(pending - both, 0.0, left)
     served, late = _wait(pushed, served, events.behind)
-    return _Queues(pushed, served), (waited, late)
+    return _Queues(pushed, served), (waited, late, served)
 
 
 def _wait(

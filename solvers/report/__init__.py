@@ -1,4 +1,4 @@
-"""Reports of schedules: one HTML file that needs no network, a static SVG, a Perfetto trace.
+"""Reports of schedules: one HTML file that needs no network, a static SVG or PNG, a Perfetto trace.
 
 Describe the page with the frozen classes of `components`, then `render` it. Knows no domain.
 """
@@ -25,6 +25,7 @@ from solvers.report.components import (
     TimeAxis,
 )
 from solvers.report.page import render
+from solvers.report.png import can_png, to_png
 from solvers.report.svg import to_svg
 from solvers.report.trace import to_trace
 
@@ -48,7 +49,9 @@ __all__ = [
     "Table",
     "Text",
     "TimeAxis",
+    "can_png",
     "render",
+    "to_png",
     "to_svg",
     "to_trace",
 ]

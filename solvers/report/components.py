@@ -68,6 +68,8 @@ class SpaceTimeMap:
 
     Attributes:
         capacity: draws a line at this offset.
+        size_label: what the height of a rectangle is.
+        is_stack: offsets only stack rectangles on each other and mean nothing else, so details leave them out.
         categories: the order of the colours; further categories follow as they appear.
             Figures that share an axis share the colours of their categories.
         detail_units: the unit of each numeric detail, by its key.
@@ -81,6 +83,8 @@ class SpaceTimeMap:
     capacity_label: str = "capacity"
     offset_label: str = "offset"
     offset_unit: str = "B"
+    size_label: str = "size"
+    is_stack: bool = False
     categories: Sequence[str] = ()
     detail_units: Mapping[str, str] = field(default_factory=dict)
 
@@ -175,7 +179,8 @@ class Bar:
 class Bars:
     """Costs per label, the `top` largest and the sum of the rest, for one or more series.
 
-    With two series, such as before and after, the change is shown as well.
+    With two series, such as before and after, the change is shown as well; with `by_change` the bars
+    that differ most come first.
     """
 
     series: Sequence[str]
@@ -185,8 +190,11 @@ class Bars:
     label: str = ""
     unit: str = "s"
     top: int = 12
+    by_change: bool = False
 
     def __post_init__(self) -> None:
+        if self.by_change and len(self.series) != 2:
+            raise ValueError(f"bars {self.title!r}: a change needs two series")
         for bar in self.bars:
             if len(bar.values) != len(self.series):
                 raise ValueError(f"bar {bar.label!r} needs {len(self.series)} values")

@@ -65,7 +65,8 @@ class Encoder:
             "capacity": None if figure.capacity is None else number(figure.capacity),
             "capacityLabel": figure.capacity_label,
             "top": number(layout.offset_view(figure)),
-            "offsetLabel": figure.offset_label,
+            "offsetLabel": "" if figure.is_stack else figure.offset_label,
+            "sizeLabel": figure.size_label,
             "unit": figure.offset_unit,
             "views": [
                 {

@@ -53,9 +53,12 @@ def table_html(table: Table) -> str:
 
 def bars_html(figure: Bars) -> str:
     """Returns the largest bars and the sum of the rest, the numbers beside them."""
-    ordered = sorted(
-        figure.bars, key=lambda bar: (-max(bar.values, default=0), bar.label)
-    )
+
+    def rank(bar: Bar) -> tuple[float, float, str]:
+        changed = abs(bar.values[0] - bar.values[1]) if figure.by_change else 0.0
+        return -changed, -max(bar.values, default=0), bar.label
+
+    ordered = sorted(figure.bars, key=rank)
     shown, rest = ordered[: figure.top], ordered[figure.top :]
     longest = max((v for bar in shown for v in bar.values), default=0)
     scale = scale_for([longest], figure.unit)
@@ -168,4 +171,7 @@ def _bar_numbers(
 def _change(before: float, after: float) -> str:
     if before == after or not before:
         return "–" if before != after else "0%"
-    return f"{(after - before) / before * 100:+.1f}%".replace("-", "\N{MINUS SIGN}")
+    change = f"{(after - before) / before * 100:+.1f}"
+    if float(change) == 0:
+        return "0%"
+    return f"{change}%".replace("-", "\N{MINUS SIGN}")

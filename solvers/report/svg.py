@@ -176,7 +176,12 @@ def _tooltip(figure: SpaceTimeMap, r: Rectangle) -> str:
     unit, time = figure.offset_unit, figure.axis.unit
     lines = [
         r.label,
-        f"{format_value(r.size, unit)} at {figure.offset_label} {format_value(r.offset, unit)}",
+        format_value(r.size, unit)
+        + (
+            ""
+            if figure.is_stack
+            else f" at {figure.offset_label} {format_value(r.offset, unit)}"
+        ),
         f"{figure.axis.label} {format_value(r.start, time)} to {format_value(r.end, time)}",
     ]
     lines += [

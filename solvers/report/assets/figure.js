@@ -339,12 +339,12 @@ class MapFigure extends TimeFigure {
 
   facts(view, box) {
     const { spec } = view;
-    const { unit } = this.spec;
+    const { unit, sizeLabel, offsetLabel } = this.spec;
     return [
-      ["size", formatExactly(spec.size[box], unit)],
-      [this.spec.offsetLabel, formatExactly(spec.offset[box], unit)],
+      [sizeLabel, formatExactly(spec.size[box], unit)],
+      [offsetLabel, formatExactly(spec.offset[box], unit)],
       [this.axis.label, this.span(view.boxes.start[box], view.boxes.end[box])],
-    ];
+    ].filter(([key]) => key !== "");
   }
 
   amount(view, box) {
@@ -431,7 +431,7 @@ class LanesFigure extends TimeFigure {
     this.height = Math.max(1, spec.rows);
     this.down = true;
     const longest = Math.max(0, ...spec.lanes.map((lane) => lane.name.length));
-    this.leftMargin = clamp(longest * 6.2 + 14, 66, 190);
+    this.leftMargin = clamp(longest * 7 + 16, 66, 190);
     this.build((view) => new Boxes(view, view.row.map((row) => row + 0.08), view.row.map((row) => row + 0.92)));
     this.views[0].plot.style.height = `${clamp(spec.rows * 20, 60, 360) + MARGIN.top + MARGIN.bottom}px`;
   }
