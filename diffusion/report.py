@@ -84,10 +84,10 @@ def _sampler(found: Found) -> list[Component]:
                 y=np.log(np.asarray(t.alpha) / np.asarray(t.sigma)).tolist(),
                 step=False,
             )
-            for name, t in (
-                (found.chosen.method, table),
-                (found.stock_best.method, stock),
-            )
+            for name, t in {
+                found.stock_best.method: stock,
+                found.chosen.method: table,
+            }.items()
         ],
         x_label="evaluation",
         y_label="log-SNR / 2",

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 16  # Instructions of a breakdown; the rest is summed.
 _SHOWN_DROPPED = 12
+_ROUNDING = 1e-6  # Of a program's time.
 _NAMES = {
     "all_slow": "everything in slow memory",
     "msa": "XLA's heuristic, re-implemented",
@@ -237,16 +238,17 @@ def _costs(problem: Problem, accounts: list[tuple[str, Account]]) -> list[Compon
     ]
     if len(accounts) == 2:
         before, after = (one.span * one.trip for _, one in accounts)
-        found.append(
-            Bars(
-                title="Instructions that differ most, waits included",
-                label="instruction",
-                series=[name for name, _ in accounts],
-                bars=_bars(names, before, after),
-                top=_SHOWN,
-                by_change=True,
+        if not np.allclose(before, after, atol=_ROUNDING * slow):
+            found.append(
+                Bars(
+                    title="Instructions that differ most, waits included",
+                    label="instruction",
+                    series=[name for name, _ in accounts],
+                    bars=_bars(names, before, after),
+                    top=_SHOWN,
+                    by_change=True,
+                )
             )
-        )
     ours = accounts[-1][1]
     floor = (ours.floor * trip).clip(max=ours.elapsed * trip)
     moving = (ours.elapsed * trip - floor).clip(min=0)

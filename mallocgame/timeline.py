@@ -173,6 +173,7 @@ def timeline(problem: Problem, lanes: Lanes, account: Account) -> Lanes:
         axis=_AXIS,
         amount_label="length",
         amount_unit="s",
+        wait_label="",
         categories=CATEGORIES,
         detail_units=_UNITS,
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from compiler.cost import links, perfetto
 from compiler.cost.timeline import COMPUTE, Event
-from compiler.moe.explore import Candidate, Simulated
+from compiler.moe.explore import CLOSED_FORM, DEFAULT, Candidate, Simulated
 from compiler.moe.machine import Setting
 from compiler.moe.program import Passes
 from solvers.command import Session, write_text
@@ -76,8 +76,8 @@ def _page(
                 round(one.simulated),
                 round(one.cycles) if one.judged else None,
                 round(one.judged.timeline.exposed) if one.judged else None,
-                " ".join(one.plan.expert_axes),
-                " ".join(one.plan.shard_axes),
+                " ".join(one.plan.expert_axes) or None,
+                " ".join(one.plan.shard_axes) or None,
                 one.plan.exchange,
                 " ".join(map(str, one.plan.forward.chunks)),
                 " ".join(map(str, one.plan.backward.chunks)),
@@ -109,6 +109,11 @@ def _page(
                 Line(
                     series=[Series(name=session.flags.strategy, x=list(x), y=list(y))],
                     y_unit="cycles",
+                    references={
+                        name: found.candidates[name].simulated
+                        for name in (DEFAULT, CLOSED_FORM)
+                        if name in found.candidates
+                    },
                 )
             ],
         )

@@ -134,7 +134,9 @@ class Lanes:
     note: str = ""
     amount_label: str = "bytes"
     amount_unit: str = "B"
-    wait_label: str = "exposed wait"
+    wait_label: str = (
+        "exposed wait"  # Empty if intervals have none, and no count is to say so.
+    )
     categories: Sequence[str] = ()
     detail_units: Mapping[str, str] = field(default_factory=dict)
 

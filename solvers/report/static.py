@@ -160,7 +160,8 @@ def _bar_numbers(
 ) -> list[str]:
     """Returns the cells of each row: its values, and the change if there are two."""
     scaled = [[value / scale.divisor for value in row] for row in rows]
-    decimals = decimals_for(value for row in scaled[:shown] for value in row)
+    longest = max((value for row in scaled[:shown] for value in row), default=0.0)
+    decimals = decimals_for([longest])
     cells = [aligned(row, decimals) for row in scaled]
     for values, texts in zip(rows, cells, strict=True):
         if len(values) == 2:

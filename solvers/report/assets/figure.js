@@ -455,7 +455,8 @@ class LanesFigure extends TimeFigure {
   }
 
   summary({ boxes, spec }) {
-    return `${counted(boxes.count, "interval")} · ${formatValue(spec.wait.length)} with ${this.spec.waitLabel}`;
+    const waits = this.spec.waitLabel && ` · ${formatValue(spec.wait.length)} with ${this.spec.waitLabel}`;
+    return `${counted(boxes.count, "interval")}${waits}`;
   }
 
   describe({ boxes, spec }, time) {

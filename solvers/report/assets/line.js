@@ -90,21 +90,23 @@ class LineFigure {
     const pen = this.canvas.getContext("2d");
     pen.scale(ratio, ratio);
     pen.font = FONT;
-    this.area = { left: 70, top: 10, width: width - 70 - 14, height: height - 10 - 36 };
     const [low, high] = this.range();
+    const tall = height - 10 - 36;
+    const rows = niceTicks(low, high, Math.max(2, tall / 45), this.spec.yUnit);
+    const names = tickLabels(rows, this.spec.yUnit);
+    const left = Math.max(70, ...names.map((name) => Math.ceil(pen.measureText(name).width) + 14));
+    this.area = { left, top: 10, width: width - left - 14, height: tall };
     const { area } = this;
     this.x = (x) => area.left + ((this.forward(x) - this.low) / (this.high - this.low)) * area.width;
     this.y = (y) => area.top + (1 - (y - low) / (high - low)) * area.height;
-    this.paintScales(pen, low, high);
+    this.paintScales(pen, rows, names);
     this.paintReferences(pen);
     this.spec.series.forEach((series, i) => this.paintSeries(pen, series, i));
     if (this.pointed !== null) this.paintPointer(pen);
   }
 
-  paintScales(pen, low, high) {
+  paintScales(pen, rows, names) {
     const { area, spec } = this;
-    const rows = niceTicks(low, high, Math.max(2, area.height / 45), spec.yUnit);
-    const names = tickLabels(rows, spec.yUnit);
     pen.textAlign = "right";
     pen.textBaseline = "middle";
     rows.forEach((tick, k) => {
@@ -129,7 +131,9 @@ class LineFigure {
   columns() {
     const { spec } = this;
     if (!spec.logX) {
-      const ticks = niceTicks(this.low, this.high, Math.max(2, this.area.width / 100), spec.xUnit);
+      const whole = spec.xUnit === "" && this.stops.every(Number.isInteger);
+      const all = niceTicks(this.low, this.high, Math.max(2, this.area.width / 100), spec.xUnit);
+      const ticks = whole ? all.filter(Number.isInteger) : all;
       return tickLabels(ticks, spec.xUnit).map((name, k) => [ticks[k], name]);
     }
     const powers = niceTicks(this.low, this.high, 8, "").filter(Number.isInteger);
