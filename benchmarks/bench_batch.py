@@ -28,7 +28,17 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "batch.md"
 PROGRAMS = ("tests/golden", "examples")
 SMALL = ("tests/golden/mlp", "tests/golden/deblur_while")
-SEVERAL = ("tests/golden/m*",)
+SEVERAL = tuple(
+    f"tests/golden/{name}"
+    for name in (
+        "lstm_scan",
+        "mamba_decode",
+        "mlp",
+        "moe_block",
+        "moe_decode",
+        "resnet18",
+    )
+)
 FLAGS = ("--verify", "never", "--budget", "40evals")
 # Of a result: what says when and where it was made, rather than what it is.
 VOLATILE = {"artifacts", "environment", "exit_status", "wall_seconds"}
@@ -156,7 +166,7 @@ def scaling(folder: Path) -> str:
     ratio = float(rows[0][1]) / float(rows[1][1])
     load = os.getloadavg()[2]
     note = (
-        f"The programs are {SEVERAL[0]}. Two workers are {ratio:.2f} times as fast as one, on {os.cpu_count()} CPUs of which XLA uses "
+        f"The programs are {', '.join(Path(p).name for p in SEVERAL)}. Two workers are {ratio:.2f} times as fast as one, on {os.cpu_count()} CPUs of which XLA uses "
         f"more than one for one worker too; the machine's load over the last 15 minutes was {load:.1f}, "
         "that of others included. JAX's compiles were cached before."
     )
