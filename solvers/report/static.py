@@ -8,6 +8,7 @@ from solvers.report.escape import escape
 from solvers.report.units import Scale, aligned, decimals_for, format_value, scale_for
 
 _LONG = 32  # Characters of a fact that needs a line for itself.
+_VISIBLE = 0.01  # Of the longest bar.
 _WIDE_RANGE = 1e5  # Beyond it one scale for a whole column hides the small numbers.
 
 
@@ -160,8 +161,10 @@ def _bar_numbers(
 ) -> list[str]:
     """Returns the cells of each row: its values, and the change if there are two."""
     scaled = [[value / scale.divisor for value in row] for row in rows]
-    longest = max((value for row in scaled[:shown] for value in row), default=0.0)
-    decimals = decimals_for([longest])
+    values = [value for row in scaled[:shown] for value in row]
+    # Values too short for a bar to show need no digits of their own.
+    least = _VISIBLE * max(values, default=0.0)
+    decimals = decimals_for(value for value in values if value >= least)
     cells = [aligned(row, decimals) for row in scaled]
     for values, texts in zip(rows, cells, strict=True):
         if len(values) == 2:

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from compiler.cost.simulator import Copies, Timeline, simulate
+from compiler.cost.simulator import Copies, Timeline, copying, simulate
 
 _simulate = jax.jit(simulate)
+_copying = jax.jit(copying)
 _SLOTS = 16
 
 
@@ -32,20 +33,24 @@ def _run(
     busy: list[float] | None = None,
     trip: list[float] | None = None,
 ) -> Timeline:
-    padded = copies + [Copy(0, 0, 0.0)] * (_SLOTS - len(copies))
-    point, due, seconds, is_write, from_last_run, outside = zip(*padded, strict=True)
     return _simulate(
         jnp.array(elapsed, jnp.float32),
         jnp.array(busy or [0.0] * len(elapsed), jnp.float32),
         jnp.array(trip or [1.0] * len(elapsed), jnp.float32),
-        Copies(
-            jnp.array(point),
-            jnp.array(due),
-            jnp.array(seconds, jnp.float32),
-            jnp.array(is_write),
-            jnp.array(from_last_run),
-            jnp.array(outside),
-        ),
+        _packed(copies),
+    )
+
+
+def _packed(copies: list[Copy]) -> Copies:
+    padded = copies + [Copy(0, 0, 0.0)] * (_SLOTS - len(copies))
+    point, due, seconds, is_write, from_last_run, outside = zip(*padded, strict=True)
+    return Copies(
+        jnp.array(point),
+        jnp.array(due),
+        jnp.array(seconds, jnp.float32),
+        jnp.array(is_write),
+        jnp.array(from_last_run),
+        jnp.array(outside),
     )
 
 
@@ -151,6 +156,7 @@ class _Served:
 
     def __init__(self) -> None:
         self.queues: tuple[list[list], list[list]] = ([], [])  # [copy, seconds left]
+        self.served = np.zeros(2)
 
     def rate(self) -> float:
         return 0.5 if all(self.queues) else 1.0
@@ -172,8 +178,9 @@ class _Served:
         return waited
 
     def _progress(self, step: float, rate: float) -> None:
-        for queue in self.queues:
+        for lane, queue in enumerate(self.queues):
             if queue:
+                self.served[lane] += step * rate
                 queue[0][1] -= step * rate
                 if queue[0][1] <= 1e-9:
                     queue.pop(0)
@@ -181,8 +188,8 @@ class _Served:
 
 def _reference(
     elapsed: list[float], idle: list[float], copies: list[Copy]
-) -> list[list[float]]:
-    """Waits of two runs in a row, with the third run's prefetches in the second."""
+) -> tuple[list[list[float]], np.ndarray]:
+    """Waits of two runs in a row, with the third run's prefetches in the second; and what the second serves."""
     times = len(elapsed)
     starts: dict[int, list] = {}
     dues: dict[int, list] = {}
@@ -200,7 +207,7 @@ def _reference(
         starts.setdefault(point, []).append(((run, number), copy))
         if due < 2 * times:
             dues.setdefault(due, []).append((run, number, copy.is_write))
-    machine, waits = _Served(), []
+    machine, waits, served = _Served(), [], [np.zeros(2)]
     for now in range(2 * times):
         starting = starts.get(now, [])
         # What is due where it starts does not wait for what starts there too.
@@ -212,7 +219,8 @@ def _reference(
         for name, copy in starting:
             machine.queues[copy.is_write].append([name, copy.seconds])
         machine.spend(idle[now % times])
-    return [waits[:times], waits[times:]]
+        served.append(machine.served.copy())
+    return [waits[:times], waits[times:]], np.diff(served, axis=0)[times:]
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -231,8 +239,10 @@ def test_is_serving_the_queues_bit_by_bit(seed: int) -> None:
         copies.append(Copy(rng.randint(1, times - 1), 0, 6.0, from_last_run=True))
     timeline = _run(elapsed, copies, busy=busy, trip=trip)
     idle = [e - b for e, b in zip(elapsed, busy, strict=True)]
-    cold, warm = _reference(elapsed, idle, copies)
+    (cold, warm), served = _reference(elapsed, idle, copies)
     np.testing.assert_allclose(timeline.wait, warm, atol=1e-3)
+    found = _copying(jnp.array(elapsed), jnp.array(busy), _packed(copies))
+    np.testing.assert_allclose(found, served, atol=1e-3)
     totals = [
         sum(t * (e + w) for t, e, w in zip(trip, elapsed, waits, strict=True))
         for waits in (cold, warm)

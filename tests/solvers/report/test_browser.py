@@ -8,7 +8,20 @@ from typing import Any
 
 import pytest
 
-from solvers.report import Page, render
+from solvers.report import (
+    Interval,
+    Lane,
+    Lanes,
+    Layer,
+    Line,
+    Page,
+    Rectangle,
+    Section,
+    Series,
+    SpaceTimeMap,
+    TimeAxis,
+    render,
+)
 from solvers.report.units import format_value
 
 CHROMIUM = next(
@@ -173,7 +186,7 @@ def _write(page: Page, folders: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("width", [1400, 700])
+@pytest.mark.parametrize("width", [1400, 420])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_opens_and_draws(small: Browser, width: int, theme: str) -> None:
     small.open(width, theme)
@@ -376,6 +389,80 @@ def test_ten_thousand_rectangles_stay_smooth(large: Browser) -> None:
     assert times["hover"] < REDRAW_BUDGET / 3
     large.point_at(MAP, 0, 1234)
     assert "logical time" in large.panel()
+
+
+def test_a_stack_tells_heights_but_no_offsets(
+    driver: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    axis = TimeAxis(label="time", unit="s", group="seconds")
+    parts = [(0.0, 3e-4, 2e11, "own"), (0.0, 3e-4, 5e11, "copies")]
+    stack = SpaceTimeMap(
+        title="Bandwidth",
+        axis=axis,
+        capacity=8e11,
+        offset_unit="B/s",
+        size_label="bandwidth",
+        is_stack=True,
+        layers=[
+            Layer(
+                name="ours",
+                rectangles=[
+                    Rectangle(
+                        label=name,
+                        start=start,
+                        end=end,
+                        offset=0.0 if name == "own" else 2e11,
+                        size=size,
+                        category=name,
+                    )
+                    for start, end, size, name in parts
+                ],
+            )
+        ],
+    )
+    lanes = Lanes(
+        axis=axis,
+        lanes=[
+            Lane(name="program", intervals=[Interval(label="a", start=0, end=3e-4)])
+        ],
+        wait_label="",
+    )
+    page = Page(title="t", sections=[Section(title="s", components=[stack, lanes])])
+    browser = Browser(driver, _write(page, tmp_path_factory))
+    browser.open()
+    browser.point_at(0, 0, 1)
+    text = browser.panel(0)
+    assert "copies" in text and "bandwidth" in text and "500 GB/s" in text
+    assert "offset" not in text
+    assert "in use 700 GB/s (88%)" in browser.find(".map .readout").text
+    browser.run("document.activeElement.blur()")
+    assert "with" not in browser.find(".lanes .readout").text
+    assert browser.severe() == []
+
+
+def test_axes_of_curves_make_room_for_their_numbers(
+    driver: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    curve = Series(
+        name="search", x=[1, 2, 3], y=[204_350_784, 204_100_000, 204_000_000]
+    )
+    line = Line(series=[curve], y_unit="cycles")
+    page = Page(title="t", sections=[Section(title="s", components=[line])])
+    browser = Browser(driver, _write(page, tmp_path_factory))
+    for width in (1400, 420):
+        browser.open(width)
+        left, widest = browser.run(
+            """
+            const figure = scheduleReport.figures[0];
+            const pen = figure.canvas.getContext("2d");
+            return [figure.area.left, pen.measureText("204,350,784 cycles").width];
+            """
+        )
+        assert left > widest
+        ticks = browser.run(
+            "return scheduleReport.figures[0].columns().map(([x]) => x)"
+        )
+        assert all(float(tick).is_integer() for tick in ticks)
 
 
 def _picture(browser: Browser) -> str:
