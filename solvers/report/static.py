@@ -166,9 +166,9 @@ def _bar_numbers(
     least = _VISIBLE * max(values, default=0.0)
     decimals = decimals_for(value for value in values if value >= least)
     cells = [aligned(row, decimals) for row in scaled]
-    for values, texts in zip(rows, cells, strict=True):
-        if len(values) == 2:
-            texts.append(_change(*values))
+    for row, texts in zip(rows, cells, strict=True):
+        if len(row) == 2:
+            texts.append(_change(*row))
     return ["".join(f"<td class=right>{text}</td>" for text in row) for row in cells]
 
 
