@@ -167,7 +167,7 @@ def _grid(
     def one(startup: Array, work: Array, gradient: Array, row: Array) -> Array:
         degree, shape, ahead, pieces, last = row
         fractions = jnp.asarray(game.FRACTIONS)[degree, shape]
-        chunks = jnp.asarray(game.DEGREES)[degree]
+        chunks = jnp.asarray(game.COUNTS)[shape, degree]
         times = events.chunked(startup, work, fractions)
         times = times.at[events.GRADIENT].set(gradient[pieces])
         count = jnp.where(gradient[0] > 0, jnp.asarray(game.PIECES)[pieces], 0)
@@ -192,8 +192,10 @@ def _grid(
 def _pipelines() -> list[tuple[int, int, int]]:
     """Returns the different pipelines: degree, shape, ahead as options."""
     found = []
-    for degree, shape, ahead in itertools.product(range(5), range(2), range(3)):
-        r = game.DEGREES[degree]
+    for degree, shape, ahead in itertools.product(
+        range(len(game.DEGREES)), range(len(game.SHAPES)), range(len(game.AHEAD))
+    ):
+        r = game.COUNTS[shape, degree]
         if shape and r <= 2:
             continue
         if game.AHEAD[ahead] >= r and ahead != 2:
@@ -283,7 +285,8 @@ def searched() -> Iterator[str]:
         at = np.argmin(flat, axis=1)
         best = np.min(forward, axis=1) + flat[rows, at] + layer.dense_forward
         chosen = genes[at % len(genes)]
-        ahead = np.array(game.AHEAD)[chosen[:, 2]] < degrees[chosen[:, 0]]
+        sent = game.COUNTS[chosen[:, 1], chosen[:, 0]]
+        ahead = np.array(game.AHEAD)[chosen[:, 2]] < sent
         moved = (chosen[:, 3:] > 0).any(axis=1) & (at // len(genes) > 0)
         cells = [
             f"{100 * np.mean(predicted / own - 1):+.1f} %",

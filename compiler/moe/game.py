@@ -36,15 +36,35 @@ from solvers.spaces import ChoiceSpace
 
 DEGREES = (1, 2, 4, 8, 16)
 ROOM = max(DEGREES)
-# Small chunks first and last: less to wait for before the experts start, and after they end. Sums are twice the degree,
-# so that powers of two are cut evenly.
-GRADED: dict[int, tuple[int, ...]] = {
-    1: (1,),
-    2: (1, 1),
-    4: (1, 3, 3, 1),
-    8: (1, 2, 2, 3, 3, 2, 2, 1),
-    16: (1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 2, 2, 2, 2, 1, 1),
-}
+# Chunks by degree, in four shapes: of one size; small ones first and last, since the experts wait for the first, and the
+# layer for the last; even smaller ones there, and the middle flat; and the same in powers of two, which fill the
+# matrix unit, in about as many chunks as the degree says. Sums are powers of two, which cut powers of two evenly.
+SHAPES: tuple[tuple[tuple[int, ...], ...], ...] = (
+    tuple((1,) * degree for degree in DEGREES),
+    (
+        (1,),
+        (1, 1),
+        (1, 3, 3, 1),
+        (1, 2, 2, 3, 3, 2, 2, 1),
+        (1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 2, 2, 2, 2, 1, 1),
+    ),
+    (
+        (1,),
+        (1, 1),
+        (1, 7, 7, 1),
+        (1, 3, 6, 6, 6, 6, 3, 1),
+        (1, 2, 4, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 4, 2, 1),
+    ),
+    (
+        (1,),
+        (1, 1),
+        (1, 2, 2, 2, 1),
+        (1, 2, 2, 2, 2, 2, 2, 2, 1),
+        (1, 2, 4, 4, 4, 4, 4, 4, 2, 2, 1),
+    ),
+)
+# Chunks of each shape and degree.
+COUNTS = np.array([[len(chunks) for chunks in shape] for shape in SHAPES])
 AHEAD = (1, 2, ROOM)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 PIECES = (1, 2, 4, 8)
@@ -66,17 +86,12 @@ OPTIONS: Mapping[int, Mapping[str, Any]] = {
 }
 
 
-def _chunks(degree: int, graded: bool) -> tuple[int, ...]:
-    return GRADED[degree] if graded else (1,) * degree
-
-
 def _chunk_fractions() -> np.ndarray:
-    """Returns the chunks' parts of the whole, by degree and shape, zeros behind: [5, 2, ROOM]."""
-    table = np.zeros((len(DEGREES), 2, ROOM), np.float32)
-    for i, degree in enumerate(DEGREES):
-        for shape in range(2):
-            chunks = np.array(_chunks(degree, bool(shape)), float)
-            table[i, shape, :degree] = chunks / chunks.sum()
+    """Returns the chunks' parts of the whole, by degree and shape, zeros behind: [5, 4, ROOM]."""
+    table = np.zeros((len(DEGREES), len(SHAPES), ROOM), np.float32)
+    for j, shape in enumerate(SHAPES):
+        for i, chunks in enumerate(shape):
+            table[i, j, : len(chunks)] = np.array(chunks) / sum(chunks)
     return table
 
 
@@ -85,14 +100,14 @@ FRACTIONS = _chunk_fractions()
 
 @functools.cache
 def _divisible(setting: Setting) -> np.ndarray:
-    """Returns the largest degree up to each, by shape, whose chunks cut an expert's slots evenly: [2, 5]."""
+    """Returns the largest degree up to each, by shape, whose chunks cut an expert's slots evenly: [4, 5]."""
     c = setting.configuration
     slots = int(c.slots // c.experts)
-    table = np.zeros((2, len(DEGREES)), np.int32)
-    for shape in range(2):
-        for i, degree in enumerate(DEGREES):
-            whole = sum(_chunks(degree, bool(shape)))
-            table[shape, i] = i if slots % whole == 0 else table[shape, max(i - 1, 0)]
+    table = np.zeros((len(SHAPES), len(DEGREES)), np.int32)
+    for j, shape in enumerate(SHAPES):
+        for i, chunks in enumerate(shape):
+            fits = slots % sum(chunks) == 0
+            table[j, i] = i if fits else table[j, max(i - 1, 0)]
     return table
 
 
@@ -116,11 +131,11 @@ def _canonical(setting: Setting, cost: Tables, genome: Genome) -> Genome:
     fits = jnp.asarray(_divisible(setting))
     for first in (FORWARD, BACKWARD):
         degree = fits[genes[first + 1], genes[first]]
-        r = jnp.asarray(DEGREES)[degree]
+        # Two chunks have one shape.
+        shape = jnp.where(degree <= DEGREES.index(2), 0, genes[first + 1])
+        r = jnp.asarray(COUNTS)[shape, degree]
         ahead = jnp.asarray(AHEAD)[genes[first + 2]]
-        genes = genes.at[first].set(degree)
-        # Two chunks graded are two equal ones.
-        genes = genes.at[first + 1].set(jnp.where(r <= 2, 0, genes[first + 1]))
+        genes = genes.at[first].set(degree).at[first + 1].set(shape)
         genes = genes.at[first + 2].set(
             jnp.where(ahead >= r, len(AHEAD) - 1, genes[first + 2])
         )
@@ -133,7 +148,7 @@ def _canonical(setting: Setting, cost: Tables, genome: Genome) -> Genome:
 @functools.cache
 def space(setting: Setting) -> ChoiceSpace:
     """Returns the plans of a setting as genomes."""
-    pipeline = (len(DEGREES), 2, len(AHEAD))
+    pipeline = (len(DEGREES), len(SHAPES), len(AHEAD))
     return ChoiceSpace(
         sizes=(
             len(factorisations(setting)),
@@ -160,7 +175,7 @@ def _layers(
     first = (FORWARD, BACKWARD)[direction]
     way = (genes[FACTOR], genes[EXCHANGE], genes[REDUCE])
     fractions = jnp.asarray(FRACTIONS)[genes[first], genes[first + 1]]
-    chunks = jnp.asarray(DEGREES)[genes[first]]
+    chunks = jnp.asarray(COUNTS)[genes[first + 1], genes[first]]
     times = events.chunked(
         jnp.asarray(cost.startup)[way][direction],
         jnp.asarray(cost.work)[way][direction],
@@ -248,11 +263,8 @@ def plan(setting: Setting, genome: Genome) -> Plan:
     axes = factorisations(setting)[genes[FACTOR]]
 
     def pipeline(first: int) -> Pipeline:
-        degree = DEGREES[genes[first]]
-        return Pipeline(
-            chunks=_chunks(degree, genes[first + 1] == 1),
-            ahead=min(AHEAD[genes[first + 2]], degree),
-        )
+        chunks = SHAPES[genes[first + 1]][genes[first]]
+        return Pipeline(chunks=chunks, ahead=min(AHEAD[genes[first + 2]], len(chunks)))
 
     options = {
         name: value
