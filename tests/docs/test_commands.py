@@ -154,14 +154,12 @@ _STANDS_FOR = {
 _SEARCH = "--budget 8evals --strategy climb --verify never"
 _SAMPLER = "--budget 12evals --refine 0 --noises 8 8 8 --model smooth --nfe 3"
 _PLAN = "--verify never --evaluations 60"
-# Commands as documented. What is not here takes minutes at its smallest, or needs what a test has not got; it is parsed.
+# Commands as documented. What is not here takes minutes at its smallest, is tested elsewhere, or needs what a test has not got; it is parsed.
 _RUN = {
     "python -m mallocgame.search DIR --out runs/mine --budget 5m": Reduced(_SEARCH),
     "python -m mallocgame.search examples/gpt2_decode --budget 30s --out runs/gpt2": Reduced(_SEARCH, slow=True),
     "python -m mallocgame.search runs/step/dump --out runs/step --budget 2m": Reduced(_SEARCH, slow=True),
-    "python -m mallocgame.search tests/golden examples --out runs/batch --workers 2 --budget 200evals": Reduced(_SEARCH, slow=True),
     "python -m mallocgame.search dump --target gpu-h100 --fast-bytes 2GiB --out runs/offload": Reduced("--budget 50evals --strategy greedy", slow=True),
-    "python -m mallocgame.search examples/gpt2_decode --strategy muzero --agent from-scratch --budget 10m": Reduced("--budget 8evals --verify never", slow=True),
     "python -m diffusion.search --model digits-mlp --nfe 5": Reduced(_SAMPLER, slow=True),
     "python -m diffusion.search --model digits-mlp --nfe 5 --budget 60s --out runs/sampler": Reduced(_SAMPLER, slow=True),
     "python -m diffusion.search --model digits --nfe 5 --out runs/digits5": Reduced(_SAMPLER, slow=True),
