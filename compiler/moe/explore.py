@@ -103,6 +103,7 @@ def simulate(
             history.append((meter.simulations, cost))
         say(f"{cost:.0f} cycles in the simulation")
     assert best is not None  # The start was measured.
+    history.append((meter.simulations, history[-1][1]))
     found = {
         DEFAULT: np.asarray(game.default(setting).choices),
         CLOSED_FORM: np.asarray(optimum.closed_form(setting).choices),

@@ -1,4 +1,4 @@
-"""The report in a real browser: it draws, answers to pointer and keys, and stays fast."""
+"""The report in a real browser: it draws, and answers to pointer and keys."""
 
 import importlib.util
 import shutil
@@ -51,8 +51,6 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-# Milliseconds, generous: a slow machine draws 10^4 rectangles in a tenth of it.
-REDRAW_BUDGET = 150
 # Where a box is on the screen, from the middle of its canvas.
 PLACE = """
 const view = scheduleReport.figures[arguments[0]].views[arguments[1]];
@@ -351,42 +349,14 @@ def test_paper_is_light_and_complete(small: Browser) -> None:
     assert small.severe() == []
 
 
-def test_ten_thousand_rectangles_stay_smooth(large: Browser) -> None:
+def test_ten_thousand_rectangles(large: Browser) -> None:
+    """How fast they are is `benchmarks/bench_report.py`'s to say."""
     large.open()
     assert large.severe() == []
-    # Reading one pixel makes the browser finish the drawing that was asked for.
-    times = large.run(
-        """
-        const view = scheduleReport.figures[arguments[0]].views[0];
-        const time = (act) => {
-          const times = [];
-          for (let k = 0; k < 9; k++) {
-            const began = performance.now();
-            act(k);
-            times.push(performance.now() - began);
-          }
-          return times.sort((a, b) => a - b)[4];
-        };
-        const { width, height } = view.plot.getBoundingClientRect();
-        const redraw = time(() => {
-          view.dirty = true;
-          view.draw();
-          view.base.getContext("2d").getImageData(0, 0, 1, 1);
-        });
-        const hover = time((k) => {
-          view.axis.point(view.timeAt(100 + k));
-          view.hit((0.2 + k / 15) * width, height / 2);
-          view.draw();
-          view.overlay.getContext("2d").getImageData(0, 0, 1, 1);
-        });
-        return { count: view.boxes.count, redraw, hover };
-        """,
-        MAP,
+    count = large.run(
+        "return scheduleReport.figures[arguments[0]].views[0].boxes.count", MAP
     )
-    print(times)
-    assert times["count"] == 10_000
-    assert times["redraw"] < REDRAW_BUDGET
-    assert times["hover"] < REDRAW_BUDGET / 3
+    assert count == 10_000
     large.point_at(MAP, 0, 1234)
     assert "logical time" in large.panel()
 
