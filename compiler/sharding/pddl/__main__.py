@@ -79,7 +79,8 @@ def solve(flags: PddlFlags, session: Session) -> Report:
             "the assignment found is not what the search took it for",
             Exit.CHECK_FAILED,
         )
-    bound = max(best.bound, 0.0)
+    # Rounding may lift a tight bound a hair above the cost.
+    bound = min(max(best.bound, 0.0), float(judged.cost))
     path = write_json(
         session.out / _ANSWER,
         {

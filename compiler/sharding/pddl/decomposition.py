@@ -111,14 +111,13 @@ class _State:
     ) -> None:
         self.model, self.rng, self.settings = model, rng, settings
         self.near = elimination.neighbours(model)
-        self.base = _absorbed(model)
         self.unit = _typical(model)
         self.rent = _typical_rent(model)
         self.largest = settings.largest
         self.plan = self._plan(noise=0.3)
         self.plans: list[Plan] = []
         self.copies = _copies(model, self.near, self.plan)
-        self.share = self.copies.spread(self.base)
+        self.share = self.copies.spread(model.cost)
         self.price = np.zeros(model.times)
         self.steps = _Adam(len(self.share), 1e-3)
         self.price_steps = _Adam(model.times, 1e-2)
@@ -139,10 +138,9 @@ class _State:
 
     def _ascend(self, rate: float) -> np.ndarray:
         model, copies, plan = self.model, self.copies, self.plan
-        worth = _worth(model, self.price)
-        rented = self.base + model.usage * np.repeat(worth, model.sizes)
+        rented = model.cost + model.rent(self.price)
         memory = self._memory(plan, rented)
-        cost = self.share + copies.spread(rented - self.base)
+        cost = self.share + copies.spread(rented - model.cost)
         picked = np.zeros(len(copies.node), np.int64)
         answers = np.zeros((len(plan.links), int(model.sizes.max())), np.int64)
         value = 0.0
@@ -172,7 +170,7 @@ class _State:
         value += self._minimise(plan, memory, chosen)
         alone = model.sizes == 1
         value += float(rented[model.offset[:-1][alone]].sum())
-        value += self._settled - float(self.price.sum()) * model.limit
+        value -= float(self.price.sum()) * model.limit
         self.bound = max(self.bound, value)
         linked = copies.of_links
         picked[linked] = answers[np.arange(len(linked)), chosen[plan.links[:, 1]]]
@@ -180,16 +178,17 @@ class _State:
         for c in plan.cut:
             first, last = model.offset[c : c + 2]
             chosen[c] = int(votes[first:last].argmax())
-        usage = model.usage[model.offset[:-1] + chosen]
+        weight = np.zeros(len(model.cost))
+        weight[model.offset[:-1] + chosen] = 1.0
         for c in plan.cut:
             first, last = model.offset[c : c + 2]
-            usage[c] = float(votes[first:last] @ model.usage[first:last])
-        over = model.in_use(usage) / model.limit - 1
+            weight[first:last] = votes[first:last]
+        over = model.mean_in_use(weight) / model.limit - 1
         felt = np.where((over > 0) | (self.price > 0), over, 0.0)
         step = self.settings.price_rate * rate / self.rent * self.price_steps.step(felt)
         self.price = np.maximum(0.0, self.price + step)
         self.share += rate * self.steps.step(copies.disagreement(picked, votes))
-        self.share -= copies.spread(copies.gathered(self.share) - self.base)
+        self.share -= copies.spread(copies.gathered(self.share) - model.cost)
         return chosen
 
     def _move(self, voted: np.ndarray, rate: float) -> list[np.ndarray]:
@@ -205,14 +204,12 @@ class _State:
         if disturbed:
             price = price * np.exp(0.5 * rng.standard_normal(price.shape))
         for k in range(s.moves):
-            base = self.base
+            base = model.cost
             if disturbed and k < s.moves - 1:  # The last one settles.
                 base = base + scale * rng.gumbel(size=base.shape)
             self._condition(chosen, base, price)
             cost = model.total(chosen)
-            over = (
-                model.in_use(model.usage[model.offset[:-1] + chosen]) / model.limit - 1
-            )
+            over = model.in_use(chosen) / model.limit - 1
             if over.max(initial=-1.0) <= 0 and cost < self.best_cost:
                 self.best, self.best_cost = chosen.copy(), cost
                 found.append(self.best)
@@ -230,8 +227,7 @@ class _State:
             plan = self.plans[-1]
         else:
             plan = self.plans[int(self.rng.integers(len(self.plans)))]
-        worth = _worth(model, price)
-        memory = self._memory(plan, base + model.usage * np.repeat(worth, model.sizes))
+        memory = self._memory(plan, base + model.rent(price))
         into = model.offset[plan.links[:, 1]]
         _fix(memory, plan.links, plan.link_table, into, model.sizes, chosen)
         self._minimise(plan, memory, chosen)
@@ -258,14 +254,6 @@ class _State:
         traced(plan.tables, argument, chosen)
         self.eliminations += 1
         return value
-
-    @property
-    def _settled(self) -> float:
-        """The cost of edges between nodes without a choice."""
-        model = self.model
-        a, b = model.ends.T
-        both = (model.sizes[a] == 1) & (model.sizes[b] == 1)
-        return float(model.edge_cost[model.edge_offset[:-1][both]].sum())
 
 
 class _Copies(NamedTuple):
@@ -324,18 +312,6 @@ def _copies(model: Model, near: list[dict[int, int]], plan: Plan) -> _Copies:
     )
 
 
-def _absorbed(model: Model) -> np.ndarray:
-    """Returns unary costs that hold the edges to nodes without a choice."""
-    base = model.cost.copy()
-    sizes, offset = model.sizes, model.offset
-    for e, (a, b) in enumerate(model.ends.tolist()):
-        if (sizes[a] == 1) != (sizes[b] == 1):
-            free = b if sizes[a] == 1 else a
-            first, last = model.edge_offset[e : e + 2]
-            base[offset[free] : offset[free + 1]] += model.edge_cost[first:last]
-    return base
-
-
 def _typical(model: Model) -> float:
     """Returns the median of what a pair of strategies costs, where it costs something."""
     costs = model.edge_cost if len(model.edge_cost) else model.cost
@@ -344,19 +320,12 @@ def _typical(model: Model) -> float:
 
 
 def _typical_rent(model: Model) -> float:
-    """Returns the mean over nodes of what their choice can save, in bytes times times."""
+    """Returns the mean over parts of what a choice can save, in bytes times times."""
     lasts = np.diff(model.intervals, axis=1)[:, 0]
-    most = np.maximum.reduceat(model.usage, model.offset[:-1])
-    least = np.minimum.reduceat(model.usage, model.offset[:-1])
+    most = np.maximum.reduceat(model.part_usage, model.part_offset[:-1])
+    least = np.minimum.reduceat(model.part_usage, model.part_offset[:-1])
     saved = (np.minimum(most, model.limit) - least) * lasts
     return max(float(saved[lasts > 0].mean()) if (lasts > 0).any() else 0.0, 1.0)
-
-
-def _worth(model: Model, price: np.ndarray) -> np.ndarray:
-    """Returns what a byte of each node costs over its times."""
-    sums = np.concatenate([[0.0], np.cumsum(price)])
-    result: np.ndarray = sums[model.intervals[:, 1]] - sums[model.intervals[:, 0]]
-    return result
 
 
 def _offer_loop(

@@ -21,13 +21,13 @@ def problem(model: Model) -> solvers.Problem:
     """Returns the search for an assignment: a choice per node.
 
     What needs more memory than there is costs `FORBIDDEN` and more, the more the more it needs, so that strategies
-    find their way back. What needs least memory is measured first.
+    find their way back. What needs least memory over all times is measured first.
     """
-    rows = itertools.pairwise(model.offset)
-    start = np.array([model.usage[a:b].argmin() for a, b in rows])
+    rent = model.rent(np.ones(model.times))
+    start = np.array([rent[a:b].argmin() for a, b in itertools.pairwise(model.offset)])
     arrays = {
         "cost": jnp.asarray(model.cost, jnp.float32),
-        "usage": jnp.asarray(model.usage / model.limit, jnp.float32),
+        "usage": jnp.asarray(model.part_usage / model.limit, jnp.float32),
         "edge_cost": jnp.asarray(model.edge_cost, jnp.float32),
     }
     space = ChoiceSpace(sizes=tuple(model.sizes.tolist()))
@@ -47,6 +47,8 @@ class _Shape:
         self.ends = model.ends
         self.stride = model.sizes[model.ends[:, 1]]
         self.edge_offset = model.edge_offset[:-1]
+        self.part_offset = model.part_offset[:-1]
+        self.part_node = model.part_node
         self.intervals = model.intervals
         self.times = model.times
 
@@ -57,7 +59,7 @@ def _cost(shape: _Shape, arrays: dict[str, Array], genome: Genome) -> Float[Arra
     a, b = shape.ends.T
     pair = shape.edge_offset + chosen[a] * shape.stride + chosen[b]
     cost = jnp.sum(arrays["cost"][at]) + jnp.sum(arrays["edge_cost"][pair])
-    usage = arrays["usage"][at]
+    usage = arrays["usage"][shape.part_offset + chosen[shape.part_node]]
     change = jnp.zeros(shape.times + 1)
     change = change.at[shape.intervals[:, 0]].add(usage)
     change = change.at[shape.intervals[:, 1]].add(-usage)

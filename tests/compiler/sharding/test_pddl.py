@@ -121,6 +121,70 @@ def test_dropping_strategies_loses_no_optimum(seed):
     assert len(model.cost) <= len(instance.cost)
 
 
+def _chained(seed):
+    """Returns a random instance in which some nodes' strategies go with one of another node's each."""
+    rng = np.random.default_rng(seed)
+    instance = _random(seed, nodes=5, edges=5)
+    sizes = instance.sizes.tolist()
+    rows = [(instance.offset[v], instance.offset[v + 1]) for v in range(len(sizes))]
+    document = {
+        "nodes": {
+            "intervals": instance.intervals.tolist(),
+            "costs": [instance.cost[a:b].tolist() for a, b in rows],
+            "usages": [instance.usage[a:b].tolist() for a, b in rows],
+        },
+        "edges": {
+            "nodes": instance.ends.tolist(),
+            "costs": [
+                instance.edge_cost[a:b].tolist()
+                for a, b in itertools.pairwise(instance.edge_offset)
+            ],
+        },
+        "usage_limit": instance.limit + 60,
+    }
+    for leader in rng.integers(0, 5, 6).tolist():
+        size = sizes[leader]
+        table = np.full((size, size), 10**18)
+        table[np.arange(size), rng.permutation(size)] = rng.integers(0, 9, size)
+        first = int(rng.integers(0, 5))
+        document["nodes"]["intervals"].append([first, first + 3])
+        document["nodes"]["costs"].append(rng.integers(0, 40, size).tolist())
+        document["nodes"]["usages"].append(rng.integers(1, 20, size).tolist())
+        document["edges"]["nodes"].append([leader, len(sizes)])
+        document["edges"]["costs"].append(table.ravel().tolist())
+        sizes.append(size)
+    return from_json({"problem": document})
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nodes_that_decide_each_other_are_one(seed):
+    instance = _chained(seed)
+    model = build(instance)
+    assert len(model.sizes) <= 5 < len(instance.sizes)
+    real = [
+        choice
+        for choice in _everything(instance)
+        if judge(instance, choice).cost < 10**17
+    ]
+    wanted = {judge(instance, choice).cost for choice in real}
+    found = set()
+    for chosen in itertools.product(*(range(size) for size in model.sizes)):
+        chosen = np.array(chosen)
+        judged = judge(instance, model.assignment(chosen))
+        if judged.cost < 10**17:
+            found.add(judged.cost)
+            assert model.total(chosen) == judged.cost
+        assert model.in_use(chosen).max() == judged.peak
+        weight = np.zeros(len(model.cost))
+        weight[model.offset[:-1] + chosen] = 1.0
+        assert np.allclose(model.mean_in_use(weight), model.in_use(chosen))
+        price = np.random.default_rng(0).random(model.times)
+        paid = model.rent(price)[model.offset[:-1] + chosen].sum()
+        assert paid == pytest.approx(price @ model.in_use(chosen))
+    # What is dropped is never better than what is kept.
+    assert found <= wanted and min(found) == min(wanted)
+
+
 @pytest.mark.parametrize("largest", [3.0, 1e6])
 def test_elimination_is_exact_given_its_cut(largest):
     instance = _random(11, nodes=9, edges=14)
@@ -136,7 +200,7 @@ def test_elimination_is_exact_given_its_cut(largest):
     state = _state(model)
     chosen = np.zeros(len(model.sizes), np.int64)
     state.plans = [plan]
-    state._condition(chosen, state.base, np.zeros(model.times))
+    state._condition(chosen, model.cost, np.zeros(model.times))
     for v in plan.cut:
         assert chosen[v] == 0
     trials = itertools.product(*(range(model.sizes[v]) for v in free))
