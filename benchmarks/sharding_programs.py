@@ -7,15 +7,13 @@ of 2x4 chips; tests pass smaller ones.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-if TYPE_CHECKING:
-    from compiler.sharding.cost import Choice
-    from compiler.sharding.model import Model
+from compiler.sharding.subject import HandPlan, Subject
 
 TOPOLOGY = "v5e:2x4"
 LEARNING_RATE = 1e-3
@@ -62,35 +60,15 @@ SMALL = Sizes(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class HandPlan:
-    """A plan as people write it.
-
-    Attributes:
-        axes: classes assigned to each mesh axis, in order.
-        turned: classes whose arrays the last one wins.
-    """
-
-    axes: Mapping[str, Sequence[str]]
-    turned: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """A function to cut.
-
-    Attributes:
-        fn: the function.
-        args: shapes of its arguments.
-        plans: by hand, for a mesh of axes x and y; class names are those of the analysis.
-    """
-
-    fn: Callable[..., Any]
-    args: tuple[Any, ...]
-    plans: Mapping[str, HandPlan]
-
+# What programs are made of here.
+Program = Subject
 
 Params = dict[str, Any]
+
+
+def _small(sizes: Sizes, build: Callable[[], Program]) -> Program | None:
+    """Returns the program on small arrays, for one that is not."""
+    return None if sizes.width <= SMALL.width else build()
 
 
 def _norm(x: jax.Array, gain: jax.Array) -> jax.Array:
@@ -159,7 +137,12 @@ def mlp(sizes: Sizes = Sizes(), rows: int = 4096) -> Program:
         "FSDP": HandPlan({"x": both, "y": both}),
         "2D": HandPlan({"x": ["x.0", "x.1", "v.1"], "y": ["w.1", "x.1", "v.1"]}),
     }
-    return Program(two_layers, (array(rows, d), array(d, f), array(f, d)), plans)
+    return Program(
+        two_layers,
+        (array(rows, d), array(d, f), array(f, d)),
+        plans,
+        small=_small(sizes, lambda: mlp(SMALL, 64)),
+    )
 
 
 def _block_plans(x: str, p: str, lead: int = 0) -> dict[str, HandPlan]:
@@ -178,7 +161,12 @@ def _block_plans(x: str, p: str, lead: int = 0) -> dict[str, HandPlan]:
 def forward(sizes: Sizes = Sizes()) -> Program:
     """Returns a transformer block."""
     x = jax.ShapeDtypeStruct((sizes.batch, sizes.length, sizes.width), sizes.dtype)
-    return Program(block, (x, _block_shapes(sizes)), _block_plans("x", "p"))
+    return Program(
+        block,
+        (x, _block_shapes(sizes)),
+        _block_plans("x", "p"),
+        small=_small(sizes, lambda: forward(SMALL)),
+    )
 
 
 def train(sizes: Sizes = Sizes(), tx: Any = None) -> Program:
@@ -191,7 +179,12 @@ def train(sizes: Sizes = Sizes(), tx: Any = None) -> Program:
     x = jax.ShapeDtypeStruct((sizes.batch, sizes.length, sizes.width), sizes.dtype)
     params = _block_shapes(sizes)
     args = (params, jax.eval_shape(tx.init, params), x)
-    return Program(_step(loss, tx), args, _trained(_block_plans("x", "params")))
+    return Program(
+        _step(loss, tx),
+        args,
+        _trained(_block_plans("x", "params")),
+        small=_small(sizes, lambda: train(SMALL, tx)),
+    )
 
 
 def _trained(plans: Mapping[str, HandPlan]) -> dict[str, HandPlan]:
@@ -240,7 +233,9 @@ def experts(sizes: Sizes = Sizes()) -> Program:
             {"x": [group, hidden], "y": [group, expert]}, (hidden,)
         ),
     }
-    return Program(layer, (x, params), plans)
+    return Program(
+        layer, (x, params), plans, small=_small(sizes, lambda: experts(SMALL))
+    )
 
 
 def layers(sizes: Sizes = Sizes(), *, scan: bool, training: bool = False) -> Program:
@@ -265,16 +260,26 @@ def layers(sizes: Sizes = Sizes(), *, scan: bool, training: bool = False) -> Pro
         if scan
         else [_block_shapes(sizes) for _ in range(sizes.layers)]
     )
-    plans = _block_plans("x", "params" if scan else "params/0", int(scan))
+    plans = _layered(
+        _block_plans("x", "params" if scan else "params/0", int(scan)), scan
+    )
+    small = _small(
+        sizes,
+        lambda: layers(
+            dataclasses.replace(SMALL, layers=sizes.layers),
+            scan=scan,
+            training=training,
+        ),
+    )
     if not training:
-        return Program(run, (params, x), _layered(plans, scan))
+        return Program(run, (params, x), plans, small=small)
     tx = optax.sgd(LEARNING_RATE)
 
     def loss(params: Any, x: jax.Array) -> jax.Array:
         return jnp.mean(run(params, x).astype(jnp.float32) ** 2)
 
     args = (params, jax.eval_shape(tx.init, params), x)
-    return Program(_step(loss, tx), args, _layered(plans, scan))
+    return Program(_step(loss, tx), args, plans, small=small)
 
 
 def _layered(plans: Mapping[str, HandPlan], scan: bool) -> dict[str, HandPlan]:
@@ -298,22 +303,3 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "layers": lambda: layers(scan=False),
     "scanned layers": lambda: layers(scan=True),
 }
-
-
-def choice(model: "Model", plan: HandPlan, mesh: int = 0) -> "Choice":
-    """Returns a hand plan as the search has it.
-
-    Raises:
-        ValueError: the program has no class of a name.
-    """
-    from compiler.sharding.cost import assigned
-
-    known = [model.names.classes[c].name for c in model.classes]
-
-    def place(name: str) -> int:
-        if name not in known:
-            raise ValueError(f"no class {name!r}; there are {', '.join(known)}")
-        return known.index(name)
-
-    order = {axis: [place(n) for n in names] for axis, names in plan.axes.items()}
-    return assigned(model, order, mesh, turned=tuple(map(place, plan.turned)))
