@@ -87,6 +87,11 @@ class Candidate:
         )
 
 
+def worth(one: Candidate) -> tuple[float, float, float]:
+    """Returns what candidates are sorted by: cycles, those of the model where nothing was compiled, then memory."""
+    return one.cycles, one.arguments if one.judged else one.expected, one.arguments
+
+
 class Pool(NamedTuple):
     """Plans that the model tells apart. P plans, U units.
 
@@ -198,9 +203,9 @@ def search(
         raise ValueError(
             f"none of {evaluations} plans fits; allow more --evaluations, or more memory"
         )
-    baselines, refused = _by_hand(model, single, by_hand or {}, limits)
+    baselines, refused = _by_hand(single, by_hand or {}, limits)
     if not baselines:
-        baselines = _automatic(model, single, pool, limits)
+        baselines = _automatic(single, pool, limits)
     return Found(
         model,
         limits,
@@ -278,7 +283,6 @@ def _pool(problem: solvers.Problem, genomes: Genome, limits: Limits) -> Pool:
 
 
 def _by_hand(
-    model: Model,
     problem: solvers.Problem,
     plans: Mapping[str, Choice],
     limits: Limits,
@@ -295,9 +299,7 @@ def _by_hand(
     return sorted(found, key=lambda one: one.predicted), refused
 
 
-def _automatic(
-    model: Model, problem: solvers.Problem, pool: Pool, limits: Limits
-) -> list[Candidate]:
+def _automatic(problem: solvers.Problem, pool: Pool, limits: Limits) -> list[Candidate]:
     """Returns what to compare with where nobody wrote a plan: the program uncut, or cut for memory alone."""
     blank = _game(problem).blank()
     uncut = candidate(problem.instance, UNCUT, blank, by_hand=True)

@@ -155,10 +155,9 @@ def _search(
         with session.progress("compiling") as bar:
             for one in explore.measure(judge, found, session.meter, bar.update):
                 compiled.append(one)
-                if math.isfinite(min(compiled, key=lambda c: c.cycles).cycles):
-                    _save(
-                        session.out / "plan.json", min(compiled, key=lambda c: c.cycles)
-                    )
+                best = min(compiled, key=explore.worth)
+                if math.isfinite(best.cycles):
+                    _save(session.out / "plan.json", best)
     return _finish(flags, session, given, found, compiled)
 
 
@@ -332,7 +331,7 @@ def _finish(
             Exit.INFEASIBLE,
         )
     shown = compiled or explore.uncompiled(found)
-    best = min(shown, key=lambda one: (one.cycles, one.expected))
+    best = min(shown, key=explore.worth)
     front = explore.front(compiled) or explore.uncompiled_front(found)
     if best not in front:
         front = [best, *front]
