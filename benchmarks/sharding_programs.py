@@ -295,6 +295,62 @@ def _layered(plans: Mapping[str, HandPlan], scan: bool) -> dict[str, HandPlan]:
     }
 
 
+def gated(
+    sizes: Sizes = Sizes(), rows: int = 8192, *, training: bool = False
+) -> Program:
+    """Returns a gated perceptron of width and hidden width as given, (silu(x u) * (x w)) v; or a step of it."""
+
+    def run(p: Params, x: jax.Array) -> jax.Array:
+        return (jax.nn.silu(x @ p["u"]) * (x @ p["w"])) @ p["v"]
+
+    d, f = sizes.width, sizes.hidden
+    shapes = {"u": (d, f), "w": (d, f), "v": (f, d)}
+    params = {k: jax.ShapeDtypeStruct(s, sizes.dtype) for k, s in shapes.items()}
+    return _maybe_step(
+        run, params, jax.ShapeDtypeStruct((rows, d), sizes.dtype), training
+    )
+
+
+def attention(sizes: Sizes = Sizes(), *, training: bool = False) -> Program:
+    """Returns self-attention with a causal mask and its products, without norms or a perceptron; or a step of it."""
+
+    def run(p: Params, x: jax.Array) -> jax.Array:
+        q, k, v = (jnp.einsum("bsd,dhk->bhsk", x, p[name]) for name in "qkv")
+        scores = jnp.einsum("bhqk,bhsk->bhqs", q, k).astype(jnp.float32)
+        places = jnp.arange(x.shape[1])
+        scores = jnp.where(places[:, None] >= places[None], scores, -1e30)
+        mixed = jax.nn.softmax(scores, axis=-1).astype(x.dtype) @ v
+        return jnp.einsum("bhsk,hkd->bsd", mixed, p["o"])
+
+    d, h = sizes.width, sizes.heads
+    k = d // h
+    shapes = {"q": (d, h, k), "k": (d, h, k), "v": (d, h, k), "o": (h, k, d)}
+    params = {n: jax.ShapeDtypeStruct(s, sizes.dtype) for n, s in shapes.items()}
+    x = jax.ShapeDtypeStruct((sizes.batch, sizes.length, d), sizes.dtype)
+    return _maybe_step(run, params, x, training)
+
+
+def _maybe_step(
+    run: Callable[..., jax.Array], params: Params, x: Any, training: bool
+) -> Program:
+    if not training:
+        return Program(run, (params, x))
+
+    def loss(params: Params, x: jax.Array) -> jax.Array:
+        return jnp.mean(run(params, x).astype(jnp.float32) ** 2)
+
+    tx = optax.sgd(LEARNING_RATE)
+    return Program(_step(loss, tx), (params, jax.eval_shape(tx.init, params), x))
+
+
+# Nothing is fitted to these; the model's word on them is compared with the compiler's.
+_SHORT = Sizes(width=1024, hidden=4096, heads=8, batch=16, length=512)
+HELD_OUT: dict[str, Callable[[], Program]] = {
+    "gated": lambda: gated(_SHORT),
+    "gated, step": lambda: gated(_SHORT, training=True),
+    "attention": lambda: attention(_SHORT),
+    "attention, step": lambda: attention(_SHORT, training=True),
+}
 PROGRAMS: dict[str, Callable[[], Program]] = {
     "mlp": mlp,
     "block": forward,

@@ -49,7 +49,7 @@ class Limits(NamedTuple):
     memory: float = math.inf  # Arguments, results, temporaries.
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Candidate:
     """A plan with what is known of it.
 
@@ -306,7 +306,7 @@ def _automatic(problem: solvers.Problem, pool: Pool, limits: Limits) -> list[Can
     if uncut.arguments <= limits.arguments and uncut.peak <= limits.memory:
         return [uncut]
     least = int(np.lexsort((pool.costs[:, 0], pool.costs[:, 1]))[0])
-    return [dataclasses.replace(_row(pool, least, LEAST), by_hand=True)]
+    return [dataclasses.replace(entry(pool, least, LEAST), by_hand=True)]
 
 
 def candidate(
@@ -315,11 +315,11 @@ def candidate(
     """Returns a choice as a candidate."""
     rows = jax.tree.map(lambda x: np.asarray(x)[None], choice)
     costs, codes = _in_batches(rows, lambda batch: _facts(task, batch))
-    one = _row(Pool(rows, costs, codes), 0, name)
+    one = entry(Pool(rows, costs, codes), 0, name)
     return dataclasses.replace(one, by_hand=by_hand)
 
 
-def _row(pool: Pool, row: int, name: str) -> Candidate:
+def entry(pool: Pool, row: int, name: str) -> Candidate:
     time, arguments, peak = map(float, pool.costs[row, :3])
     return Candidate(
         name=name,
@@ -362,7 +362,7 @@ def measure(
             if row is None:
                 return
             turn += 1
-            one = _row(pool, row, f"found {turn}")
+            one = entry(pool, row, f"found {turn}")
             correction, _ = corrections(pool.codes[row][None], done)
             one = dataclasses.replace(
                 one, expected=one.predicted * math.exp(correction[0])
@@ -489,7 +489,7 @@ def _joined(one: Pool, other: Pool) -> Pool:
 
 def uncompiled(found: Found) -> list[Candidate]:
     """Returns the plans by hand and the best that the search found, by the model."""
-    rows = [*found.baselines, _row(found.pool, 0, "found")]
+    rows = [*found.baselines, entry(found.pool, 0, "found")]
     return [planned(found, one) for one in rows]
 
 
@@ -498,7 +498,7 @@ def uncompiled_front(found: Found) -> list[Candidate]:
     costs = found.pool.costs[:, :2].round(2)
     rows = pareto.front_rows(costs)
     return [
-        planned(found, _row(found.pool, int(row), f"found {number}"))
+        planned(found, entry(found.pool, int(row), f"found {number}"))
         for number, row in enumerate(rows, 1)
     ]
 
