@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from compiler.sharding.model import Model
 
 PARTS = ("table", "fidelity", "small", "speed", "growth")
-_EVALUATIONS = 6000
+_EVALUATIONS = 3000
 
 
 class Row(NamedTuple):

@@ -3,7 +3,8 @@
 First strategies of the engine search the analytic model, for time and for the front of time and memory. Then plans
 are compiled: those by hand, and of all that the search met in turn the one that should be fastest and the one that
 should widen the front most. What should be is the model's word times a correction: the ratios that the compiler showed,
-carried over to plans that cut alike (kriging). Around a plan that turns out best, all that differ in one choice join.
+carried over to plans that cut alike (kriging). Around a plan that turns out best, all that differ in one choice join,
+and it is compiled once more with nothing said of the arrays inside.
 """
 
 import dataclasses
@@ -62,6 +63,8 @@ class Candidate:
         peak: MiB at the fullest, by the model.
         codes: of its units.
         by_hand: whether the search has no part in it.
+        bare: whether only arguments and results are told where to be, and the partitioner decides on all between, as
+            for plans that people write.
         plan: what it means; None before it was asked for.
         judged: what the compiler made of it; None if it was not asked, or refused.
         failure: why it is no answer.
@@ -75,6 +78,7 @@ class Candidate:
     peak: float
     codes: np.ndarray
     by_hand: bool = False
+    bare: bool = False
     plan: Plan | None = None
     judged: Judged | None = None
     failure: str = ""
@@ -306,7 +310,7 @@ def _automatic(problem: solvers.Problem, pool: Pool, limits: Limits) -> list[Can
     if uncut.arguments <= limits.arguments and uncut.peak <= limits.memory:
         return [uncut]
     least = int(np.lexsort((pool.costs[:, 0], pool.costs[:, 1]))[0])
-    return [dataclasses.replace(entry(pool, least, LEAST), by_hand=True)]
+    return [dataclasses.replace(entry(pool, least, LEAST), by_hand=True, bare=True)]
 
 
 def candidate(
@@ -316,7 +320,7 @@ def candidate(
     rows = jax.tree.map(lambda x: np.asarray(x)[None], choice)
     costs, codes = _in_batches(rows, lambda batch: _facts(task, batch))
     one = entry(Pool(rows, costs, codes), 0, name)
-    return dataclasses.replace(one, by_hand=by_hand)
+    return dataclasses.replace(one, by_hand=by_hand, bare=by_hand)
 
 
 def entry(pool: Pool, row: int, name: str) -> Candidate:
@@ -358,7 +362,7 @@ def measure(
         if waiting:
             one = waiting.pop(0)
         else:
-            row = _next(pool, done, by_time=turn % 2 == 0)
+            row = _next(pool, done, by_time=turn % 3 != 2)
             if row is None:
                 return
             turn += 1
@@ -374,7 +378,16 @@ def measure(
         done.append(one)
         if one.cycles < before:
             pool = _joined(pool, _around(found, one))
+            if not one.bare:
+                waiting.append(_bare(one))
         yield one
+
+
+def _bare(one: Candidate) -> Candidate:
+    """Returns the plan with what it says of arguments and results alone: what is told in between may cost copies."""
+    return dataclasses.replace(
+        one, name=f"{one.name}, bare", bare=True, plan=None, judged=None, failure=""
+    )
 
 
 def _judged(judge: Judge, found: Found, one: Candidate) -> Candidate:
@@ -426,7 +439,9 @@ def _alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def _next(pool: Pool, done: list[Candidate], *, by_time: bool) -> int | None:
     """Returns the plan to compile next; None where all are."""
-    seen = {_key(one.predicted, one.arguments, one.peak) for one in done}
+    seen = {
+        _key(one.predicted, one.arguments, one.peak) for one in done if not one.bare
+    }
     new = np.array([_key(*map(float, row[:3])) not in seen for row in pool.costs])
     rows = np.flatnonzero(new)
     if not len(rows):
@@ -505,9 +520,10 @@ def uncompiled_front(found: Found) -> list[Candidate]:
 
 def planned(found: Found, one: Candidate) -> Candidate:
     """Returns a candidate with its plan."""
-    return dataclasses.replace(
-        one, plan=plan_of(found.model, one.choice, {"found_by": one.name})
-    )
+    plan = plan_of(found.model, one.choice, {"found_by": one.name})
+    if one.bare:
+        plan = dataclasses.replace(plan, sites={})
+    return dataclasses.replace(one, plan=plan)
 
 
 def front(candidates: list[Candidate]) -> list[Candidate]:

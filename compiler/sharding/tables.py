@@ -4,6 +4,7 @@ Axes of the arrays: K classes that may be cut, R conflicts, P pins, A mesh axes,
 largest unit, T events in program order, W work tables, V moves (of a value into or out of an operation).
 """
 
+import itertools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -13,13 +14,14 @@ from jaxtyping import Array, Bool, Float, Int
 from compiler.cost.links import price
 from compiler.sharding import work
 from compiler.sharding.flatten import LITERAL
-from compiler.sharding.parts import Edge, Parts, merged_edges
+from compiler.sharding.parts import Edge, Parts, joined_sums, merged_edges
 from compiler.sharding.reshard import NONE, local_share, moves
 from compiler.sharding.units import codes, parts, shares
 
 MIB = float(1 << 20)
 # Columns of a row of `Tables.move_table`, per MiB of the value but for the calls.
-ASYNC, SYNC, ASYNC_CALLS, SYNC_CALLS, COPY = range(5)
+ASYNC, SYNC, ASYNC_CALLS, SYNC_CALLS, COPY, SUMMED = range(6)
+_COLUMNS = 6
 
 
 class Tables(NamedTuple):
@@ -39,7 +41,8 @@ class Tables(NamedTuple):
         move_value, move_op: the units at both ends of a move.
         move_offset: where its table begins.
         move_mib: of the whole value.
-        move_table: by mesh, rows of five (see the columns).
+        move_table: by mesh, rows of six (see the columns); SUMMED numbers the axes of a move that is one all-reduce.
+        joins: pairs of moves: the first comes for nothing where both are all-reduces over the same axes.
         early: how often a move from an argument runs for an event: it may start before.
         late: the same of a move of a value that was just made.
         after: the same of a move of a result, which its event waits for.
@@ -67,7 +70,8 @@ class Tables(NamedTuple):
     move_op: Int[Array, " V"]
     move_offset: Int[Array, " V"]
     move_mib: Float[Array, " V"]
-    move_table: Float[Array, "M X 5"]
+    move_table: Float[Array, "M X 6"]
+    joins: Int[Array, "J 2"]
     early: Float[Array, "V T"]
     late: Float[Array, "V T"]
     after: Float[Array, "V T"]
@@ -230,11 +234,12 @@ class _Builder:
         """Returns what moves cost. A value that several operations want alike is moved once."""
         model = self.model
         offsets: dict[tuple[object, ...], int] = {}
-        tables: list[np.ndarray] = [np.zeros((len(model.meshes), 1, 5))]
+        tables: list[np.ndarray] = [np.zeros((len(model.meshes), 1, _COLUMNS))]
         size = 1
         names = ("early", "late", "after", "copies")
         matrices: dict[str, list[np.ndarray]] = {name: [] for name in names}
         columns: list[tuple[int, int, int, float]] = []
+        summing: dict[int, int] = {}
         for edges in merged_edges(model.edges):
             first, last = edges[0], edges[-1]
             op = self.program.operations[first.operation]
@@ -244,6 +249,8 @@ class _Builder:
                 tables.append(self._move_table(first))
                 size += tables[-1].shape[1]
             mib = self.program.values[first.value].num_bytes / MIB
+            if first.result:
+                summing[first.operation] = len(columns)
             columns.append((*first.ends, offsets[key], mib))
             event = self.events[first.operation]
             kind = "after" if first.result else self._when(first)
@@ -267,8 +274,24 @@ class _Builder:
             move_offset=np.array(offset),
             move_mib=np.array(mib_),
             move_table=np.concatenate(tables, axis=1),
+            joins=self._joins(summing),
             **{name: np.stack(rows) for name, rows in matrices.items()},
         )
+
+    def _joins(self, summing: dict[int, int]) -> np.ndarray:
+        """Returns pairs of moves [J, 2], of which the second may make the first superfluous.
+
+        Args:
+            summing: the move of the result of each operation that has one.
+        """
+        pairs = [
+            (summing[one], summing[other])
+            for group in joined_sums(self.program)
+            for one, other in itertools.combinations(sorted(group), 2)
+            if one in summing and other in summing
+        ]
+        # A move does not join itself: the row says that there are none.
+        return np.array(pairs or [(0, 0)], np.int32)
 
     def _when(self, edge: Edge) -> str:
         """Returns whether a value can be fetched ahead: arguments, constants, and what a loop is given."""
@@ -284,7 +307,7 @@ class _Builder:
         return "late" if inside else "early"
 
     def _move_table(self, edge: Edge) -> np.ndarray:
-        """Returns the rows [M, codes of the value x codes of the operation, 5] of a move."""
+        """Returns the rows [M, codes of the value x codes of the operation, 6] of a move."""
         model = self.model
         value, nest = (model.units[u] for u in edge.ends)
         rows = []
@@ -306,7 +329,7 @@ class _Builder:
     ) -> tuple[float, ...]:
         source, target = (nest, value) if result else (value, nest)
         machine = self.model.machine
-        spent = [0.0] * 5
+        spent = [0.0] * _COLUMNS
         found = moves(sizes, source, target)
         for move in found:
             wait = move.kind not in machine.asynchronous
@@ -319,6 +342,8 @@ class _Builder:
                 dimensions=dimensions,
             )
             spent[SYNC_CALLS if wait else ASYNC_CALLS] += 1
+        if [move.kind for move in found] == ["all-reduce"]:
+            spent[SUMMED] = sum(2**axis for axis in found[0].axes)
         if found:
             spent[COPY] = local_share(sizes, source if result else target)
         return tuple(spent)
