@@ -125,12 +125,14 @@ def evaluate(
     code = unit_codes(tables, choice)
     mesh = choice.mesh.astype(jnp.int32)
     share = tables.share[mesh, tables.unit_share + code]
-    cycles = tables.work[mesh, tables.work_offset + code[tables.work_unit]]
     # Codes of an operation's unit run fastest in the tables of moves.
     stride = (_radix(tables) ** choice.levels.shape[1])[tables.move_op]
     row = code[tables.move_value] * stride + code[tables.move_op]
     row = row + tables.move_offset
     moved = tables.move_table[mesh, row]
+    stands = jnp.append(moved[:, ASYNC] + moved[:, SYNC] > 0, True)
+    cycles = tables.work[mesh, tables.work_offset + code[tables.work_unit]]
+    cycles = jnp.where(stands[tables.work_gate], cycles, 0.0)
     first, second = tables.joins[:, 0], tables.joins[:, 1]
     summed = moved[:, SUMMED]
     free = (first != second) & (summed[first] > 0) & (summed[first] == summed[second])

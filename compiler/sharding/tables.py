@@ -37,6 +37,7 @@ class Tables(NamedTuple):
         share: the part of an array on one device, by mesh.
         work_unit, work_offset: whose code looks up which table.
         work: cycles, by mesh.
+        work_gate: a move without which it takes no time, being part of a product; V for work that always does.
         work_events: how often each is done in each event.
         move_value, move_op: the units at both ends of a move.
         move_offset: where its table begins.
@@ -65,6 +66,7 @@ class Tables(NamedTuple):
     work_unit: Int[Array, " W"]
     work_offset: Int[Array, " W"]
     work: Float[Array, "M Q"]
+    work_gate: Int[Array, " W"]
     work_events: Float[Array, "W T"]
     move_value: Int[Array, " V"]
     move_op: Int[Array, " V"]
@@ -141,6 +143,7 @@ class _Builder:
         pin = {u: p for p, u in enumerate(model.pins)}
         share = [[shares(unit, m.sizes) for unit in units] for m in model.meshes]
         lengths = [len(row) for row in share[0]]
+        moved, summing = self._moves()
         arrays = dict(
             class_size=np.array([names.classes[c].size for c in model.classes]),
             mesh_sizes=np.array([mesh.sizes for mesh in model.meshes]),
@@ -159,8 +162,8 @@ class _Builder:
                 ],
                 np.int32,
             ),
-            **self._work(),
-            **self._moves(),
+            **moved,
+            **self._work(summing, len(moved["move_mib"])),
             **self._memory(),
         )
         return Tables(**{name: _typed(array) for name, array in arrays.items()})
@@ -168,17 +171,26 @@ class _Builder:
     def _row(self) -> np.ndarray:
         return np.zeros(len(self.starts))
 
-    def _work(self) -> dict[str, np.ndarray]:
-        """Returns the cycles of operations, by the code of their unit."""
+    def _work(self, summing: dict[int, int], always: int) -> dict[str, np.ndarray]:
+        """Returns the cycles of operations, by the code of their unit.
+
+        Args:
+            summing: the move of the result of each operation that has one.
+            always: the gate of work that no move excuses.
+        """
         model = self.model
-        known: dict[tuple[int, bytes], int] = {}
+        known: dict[tuple[int, int, bytes], int] = {}
         rows: list[np.ndarray] = []
         tables: list[np.ndarray] = []
         for k, op in enumerate(self.program.operations):
             if op.rule.work == "free" or not op.repeat:
                 continue
+            product = work.product_of(self.program, self.flows, k)
+            if product >= 0 and product not in summing:
+                continue
+            gate = summing[product] if product >= 0 else always
             table = self._cycles(k)
-            key = (model.operations[k].unit, table.tobytes())
+            key = (model.operations[k].unit, gate, table.tobytes())
             index = known.setdefault(key, len(known))
             if index == len(rows):
                 rows.append(self._row())
@@ -186,10 +198,11 @@ class _Builder:
             rows[index][self.events[k]] += op.repeat
         if not rows:
             rows, tables = [self._row()], [np.zeros((len(model.meshes), 1))]
-            known[0, b""] = 0
+            known[0, always, b""] = 0
         lengths = [table.shape[1] for table in tables]
         return {
-            "work_unit": np.array([unit for unit, _ in known]),
+            "work_unit": np.array([unit for unit, _, _ in known]),
+            "work_gate": np.array([gate for _, gate, _ in known]),
             "work_offset": np.cumsum([0, *lengths])[:-1],
             "work": np.concatenate(tables, axis=1),
             "work_events": np.stack(rows),
@@ -230,8 +243,11 @@ class _Builder:
             rows.append(row)
         return np.array(rows)
 
-    def _moves(self) -> dict[str, np.ndarray]:
-        """Returns what moves cost. A value that several operations want alike is moved once."""
+    def _moves(self) -> tuple[dict[str, np.ndarray], dict[int, int]]:
+        """Returns what moves cost, and the move of each operation's result.
+
+        A value that several operations want alike is moved once.
+        """
         model = self.model
         offsets: dict[tuple[object, ...], int] = {}
         tables: list[np.ndarray] = [np.zeros((len(model.meshes), 1, _COLUMNS))]
@@ -268,7 +284,7 @@ class _Builder:
             for rows in matrices.values():
                 rows.append(self._row())
         value, nest, offset, mib_ = zip(*columns)
-        return dict(
+        arrays = dict(
             move_value=np.array(value),
             move_op=np.array(nest),
             move_offset=np.array(offset),
@@ -277,6 +293,7 @@ class _Builder:
             joins=self._joins(summing),
             **{name: np.stack(rows) for name, rows in matrices.items()},
         )
+        return arrays, summing
 
     def _joins(self, summing: dict[int, int]) -> np.ndarray:
         """Returns pairs of moves [J, 2], of which the second may make the first superfluous.
