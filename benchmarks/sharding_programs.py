@@ -7,15 +7,13 @@ of 2x4 chips; tests pass smaller ones.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-if TYPE_CHECKING:
-    from compiler.sharding.cost import Choice
-    from compiler.sharding.model import Model
+from compiler.sharding.subject import HandPlan, Subject
 
 TOPOLOGY = "v5e:2x4"
 LEARNING_RATE = 1e-3
@@ -62,35 +60,15 @@ SMALL = Sizes(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class HandPlan:
-    """A plan as people write it.
-
-    Attributes:
-        axes: classes assigned to each mesh axis, in order.
-        turned: classes whose arrays the last one wins.
-    """
-
-    axes: Mapping[str, Sequence[str]]
-    turned: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """A function to cut.
-
-    Attributes:
-        fn: the function.
-        args: shapes of its arguments.
-        plans: by hand, for a mesh of axes x and y; class names are those of the analysis.
-    """
-
-    fn: Callable[..., Any]
-    args: tuple[Any, ...]
-    plans: Mapping[str, HandPlan]
-
+# What programs are made of here.
+Program = Subject
 
 Params = dict[str, Any]
+
+
+def _small(sizes: Sizes, build: Callable[[], Program]) -> Program | None:
+    """Returns the program on small arrays, for one that is not."""
+    return None if sizes.width <= SMALL.width else build()
 
 
 def _norm(x: jax.Array, gain: jax.Array) -> jax.Array:
@@ -159,7 +137,12 @@ def mlp(sizes: Sizes = Sizes(), rows: int = 4096) -> Program:
         "FSDP": HandPlan({"x": both, "y": both}),
         "2D": HandPlan({"x": ["x.0", "x.1", "v.1"], "y": ["w.1", "x.1", "v.1"]}),
     }
-    return Program(two_layers, (array(rows, d), array(d, f), array(f, d)), plans)
+    return Program(
+        two_layers,
+        (array(rows, d), array(d, f), array(f, d)),
+        plans,
+        small=_small(sizes, lambda: mlp(SMALL, 64)),
+    )
 
 
 def _block_plans(x: str, p: str, lead: int = 0) -> dict[str, HandPlan]:
@@ -178,7 +161,12 @@ def _block_plans(x: str, p: str, lead: int = 0) -> dict[str, HandPlan]:
 def forward(sizes: Sizes = Sizes()) -> Program:
     """Returns a transformer block."""
     x = jax.ShapeDtypeStruct((sizes.batch, sizes.length, sizes.width), sizes.dtype)
-    return Program(block, (x, _block_shapes(sizes)), _block_plans("x", "p"))
+    return Program(
+        block,
+        (x, _block_shapes(sizes)),
+        _block_plans("x", "p"),
+        small=_small(sizes, lambda: forward(SMALL)),
+    )
 
 
 def train(sizes: Sizes = Sizes(), tx: Any = None) -> Program:
@@ -191,7 +179,12 @@ def train(sizes: Sizes = Sizes(), tx: Any = None) -> Program:
     x = jax.ShapeDtypeStruct((sizes.batch, sizes.length, sizes.width), sizes.dtype)
     params = _block_shapes(sizes)
     args = (params, jax.eval_shape(tx.init, params), x)
-    return Program(_step(loss, tx), args, _trained(_block_plans("x", "params")))
+    return Program(
+        _step(loss, tx),
+        args,
+        _trained(_block_plans("x", "params")),
+        small=_small(sizes, lambda: train(SMALL, tx)),
+    )
 
 
 def _trained(plans: Mapping[str, HandPlan]) -> dict[str, HandPlan]:
@@ -240,7 +233,9 @@ def experts(sizes: Sizes = Sizes()) -> Program:
             {"x": [group, hidden], "y": [group, expert]}, (hidden,)
         ),
     }
-    return Program(layer, (x, params), plans)
+    return Program(
+        layer, (x, params), plans, small=_small(sizes, lambda: experts(SMALL))
+    )
 
 
 def layers(sizes: Sizes = Sizes(), *, scan: bool, training: bool = False) -> Program:
@@ -265,16 +260,26 @@ def layers(sizes: Sizes = Sizes(), *, scan: bool, training: bool = False) -> Pro
         if scan
         else [_block_shapes(sizes) for _ in range(sizes.layers)]
     )
-    plans = _block_plans("x", "params" if scan else "params/0", int(scan))
+    plans = _layered(
+        _block_plans("x", "params" if scan else "params/0", int(scan)), scan
+    )
+    small = _small(
+        sizes,
+        lambda: layers(
+            dataclasses.replace(SMALL, layers=sizes.layers),
+            scan=scan,
+            training=training,
+        ),
+    )
     if not training:
-        return Program(run, (params, x), _layered(plans, scan))
+        return Program(run, (params, x), plans, small=small)
     tx = optax.sgd(LEARNING_RATE)
 
     def loss(params: Any, x: jax.Array) -> jax.Array:
         return jnp.mean(run(params, x).astype(jnp.float32) ** 2)
 
     args = (params, jax.eval_shape(tx.init, params), x)
-    return Program(_step(loss, tx), args, _layered(plans, scan))
+    return Program(_step(loss, tx), args, plans, small=small)
 
 
 def _layered(plans: Mapping[str, HandPlan], scan: bool) -> dict[str, HandPlan]:
@@ -290,6 +295,62 @@ def _layered(plans: Mapping[str, HandPlan], scan: bool) -> dict[str, HandPlan]:
     }
 
 
+def gated(
+    sizes: Sizes = Sizes(), rows: int = 8192, *, training: bool = False
+) -> Program:
+    """Returns a gated perceptron of width and hidden width as given, (silu(x u) * (x w)) v; or a step of it."""
+
+    def run(p: Params, x: jax.Array) -> jax.Array:
+        return (jax.nn.silu(x @ p["u"]) * (x @ p["w"])) @ p["v"]
+
+    d, f = sizes.width, sizes.hidden
+    shapes = {"u": (d, f), "w": (d, f), "v": (f, d)}
+    params = {k: jax.ShapeDtypeStruct(s, sizes.dtype) for k, s in shapes.items()}
+    return _maybe_step(
+        run, params, jax.ShapeDtypeStruct((rows, d), sizes.dtype), training
+    )
+
+
+def attention(sizes: Sizes = Sizes(), *, training: bool = False) -> Program:
+    """Returns self-attention with a causal mask and its products, without norms or a perceptron; or a step of it."""
+
+    def run(p: Params, x: jax.Array) -> jax.Array:
+        q, k, v = (jnp.einsum("bsd,dhk->bhsk", x, p[name]) for name in "qkv")
+        scores = jnp.einsum("bhqk,bhsk->bhqs", q, k).astype(jnp.float32)
+        places = jnp.arange(x.shape[1])
+        scores = jnp.where(places[:, None] >= places[None], scores, -1e30)
+        mixed = jax.nn.softmax(scores, axis=-1).astype(x.dtype) @ v
+        return jnp.einsum("bhsk,hkd->bsd", mixed, p["o"])
+
+    d, h = sizes.width, sizes.heads
+    k = d // h
+    shapes = {"q": (d, h, k), "k": (d, h, k), "v": (d, h, k), "o": (h, k, d)}
+    params = {n: jax.ShapeDtypeStruct(s, sizes.dtype) for n, s in shapes.items()}
+    x = jax.ShapeDtypeStruct((sizes.batch, sizes.length, d), sizes.dtype)
+    return _maybe_step(run, params, x, training)
+
+
+def _maybe_step(
+    run: Callable[..., jax.Array], params: Params, x: Any, training: bool
+) -> Program:
+    if not training:
+        return Program(run, (params, x))
+
+    def loss(params: Params, x: jax.Array) -> jax.Array:
+        return jnp.mean(run(params, x).astype(jnp.float32) ** 2)
+
+    tx = optax.sgd(LEARNING_RATE)
+    return Program(_step(loss, tx), (params, jax.eval_shape(tx.init, params), x))
+
+
+# Nothing is fitted to these; the model's word on them is compared with the compiler's.
+_SHORT = Sizes(width=1024, hidden=4096, heads=8, batch=16, length=512)
+HELD_OUT: dict[str, Callable[[], Program]] = {
+    "gated": lambda: gated(_SHORT),
+    "gated, step": lambda: gated(_SHORT, training=True),
+    "attention": lambda: attention(_SHORT),
+    "attention, step": lambda: attention(_SHORT, training=True),
+}
 PROGRAMS: dict[str, Callable[[], Program]] = {
     "mlp": mlp,
     "block": forward,
@@ -298,22 +359,3 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "layers": lambda: layers(scan=False),
     "scanned layers": lambda: layers(scan=True),
 }
-
-
-def choice(model: "Model", plan: HandPlan, mesh: int = 0) -> "Choice":
-    """Returns a hand plan as the search has it.
-
-    Raises:
-        ValueError: the program has no class of a name.
-    """
-    from compiler.sharding.cost import assigned
-
-    known = [model.names.classes[c].name for c in model.classes]
-
-    def place(name: str) -> int:
-        if name not in known:
-            raise ValueError(f"no class {name!r}; there are {', '.join(known)}")
-        return known.index(name)
-
-    order = {axis: [place(n) for n in names] for axis, names in plan.axes.items()}
-    return assigned(model, order, mesh, turned=tuple(map(place, plan.turned)))

@@ -2,8 +2,8 @@
 
 The clock of the pass knows the computation and the links. Asynchronous collectives queue for the links and are waited
 for by the event that needs them; those of arguments may start as soon as the links are free, the others when their
-value is there. Synchronous ones stop the computation. Not known: what the compiler moves out of loops, sums that it
-joins, and copies between layouts.
+value is there. Synchronous ones stop the computation. Sums that are added up are completed together where they are cut
+alike. Not known: what the compiler moves out of loops, and copies between layouts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,7 @@ from compiler.sharding.tables import (
     ASYNC,
     ASYNC_CALLS,
     COPY,
+    SUMMED,
     SYNC,
     SYNC_CALLS,
     Tables,
@@ -124,12 +125,18 @@ def evaluate(
     code = unit_codes(tables, choice)
     mesh = choice.mesh.astype(jnp.int32)
     share = tables.share[mesh, tables.unit_share + code]
-    cycles = tables.work[mesh, tables.work_offset + code[tables.work_unit]]
     # Codes of an operation's unit run fastest in the tables of moves.
     stride = (_radix(tables) ** choice.levels.shape[1])[tables.move_op]
     row = code[tables.move_value] * stride + code[tables.move_op]
     row = row + tables.move_offset
     moved = tables.move_table[mesh, row]
+    stands = jnp.append(moved[:, ASYNC] + moved[:, SYNC] > 0, True)
+    cycles = tables.work[mesh, tables.work_offset + code[tables.work_unit]]
+    cycles = jnp.where(stands[tables.work_gate], cycles, 0.0)
+    first, second = tables.joins[:, 0], tables.joins[:, 1]
+    summed = moved[:, SUMMED]
+    free = (first != second) & (summed[first] > 0) & (summed[first] == summed[second])
+    moved = moved * (1 - jnp.zeros_like(summed).at[first].max(free))[:, None]
     waiting = moved[:, ASYNC] * tables.move_mib + latency * moved[:, ASYNC_CALLS]
     blocking = moved[:, SYNC] * tables.move_mib + latency * moved[:, SYNC_CALLS]
     events = _Events(

@@ -22,6 +22,13 @@ ASYNC_V5E: frozenset[Kind] = frozenset(
     {"all-gather", "collective-permute", "all-to-all"}
 )
 _OPTIONS_V5E: Mapping[str, Any] = {"xla_tpu_enable_async_all_to_all": True}
+# Loops that gather an operand piece by piece do not say how often they run, so no plan with them can be judged.
+WITHOUT_LOOPS: Mapping[str, Any] = {
+    "xla_jf_spmd_threshold_for_windowed_einsum_mib": 1_000_000
+}
+
+# Memory of one device, of which v4 and tpu7x have two on a chip (Cloud TPU docs). The compiler keeps a little of it.
+HBM_GIB = {"v4": 16, "v5e": 16, "v5p": 95, "v6e": 32, "tpu7x": 96}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +83,10 @@ def machine(topology: str) -> Machine:
         flops_per_cycle=target.peak_flops / target.clock_hz,
         bytes_per_cycle=target.slow_bandwidth / target.clock_hz,
         asynchronous=ASYNC_V5E if generation == "v5e" else frozenset(),
-        compiler_options=_OPTIONS_V5E if generation == "v5e" else {},
+        compiler_options={
+            **WITHOUT_LOOPS,
+            **(_OPTIONS_V5E if generation == "v5e" else {}),
+        },
     )
 
 

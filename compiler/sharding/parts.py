@@ -1,11 +1,12 @@
 """The parts of a model before its numbers: what may be cut, in which units, and where values may have to move."""
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Sequence
 
 from compiler.sharding import work
-from compiler.sharding.flatten import LITERAL, Operation
+from compiler.sharding.flatten import LITERAL, Operation, Program
 from compiler.sharding.labels import WHOLE
 from compiler.sharding.machine import Machine
 from compiler.sharding.mesh import MeshShape
@@ -15,6 +16,7 @@ from compiler.sharding.units import Placed, Unit, Units
 
 MAX_CLASSES = 16
 MAX_PINS = 8
+_SUMS = ("add", "add_any")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +175,32 @@ def merged_edges(edges: Sequence[Edge]) -> list[list[Edge]]:
         key = (edge.value, where, edge.ends, edge.wanted)
         merged.setdefault(key, []).append(edge)
     return list(merged.values())
+
+
+def joined_sums(program: Program) -> list[list[int]]:
+    """Returns the operations, in groups, whose sums the compiler completes by one all-reduce if they are cut alike.
+
+    Their results are added to one another and used nowhere else: it adds first, where each device still has a part of
+    each sum. Queries, keys and values lead to one such gradient; so do the two products of a gated perceptron.
+    """
+    users: dict[int, int] = collections.Counter(
+        v for op in program.operations for v in op.operands if v != LITERAL
+    )
+    users.update(v for v in program.outputs if v != LITERAL)
+    leaves: dict[int, list[int]] = {}
+    groups: dict[int, list[int]] = {}
+    for k, op in enumerate(program.operations):
+        value = op.results[0]
+        if op.rule.work == "dot" and _summed(op):
+            leaves[value] = [k]
+        elif op.primitive in _SUMS and len(op.operands) == 2:
+            parts = [leaves.get(v, []) for v in op.operands if users[v] == 1]
+            if len(parts) == 2 and all(parts):
+                leaves[value] = [*parts[0], *parts[1]]
+                for v in op.operands:
+                    groups.pop(v, None)
+                groups[value] = leaves[value]
+    return list(groups.values())
 
 
 def _summed(op: Operation) -> set[int]:

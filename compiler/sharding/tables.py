@@ -4,6 +4,7 @@ Axes of the arrays: K classes that may be cut, R conflicts, P pins, A mesh axes,
 largest unit, T events in program order, W work tables, V moves (of a value into or out of an operation).
 """
 
+import itertools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -13,13 +14,14 @@ from jaxtyping import Array, Bool, Float, Int
 from compiler.cost.links import price
 from compiler.sharding import work
 from compiler.sharding.flatten import LITERAL
-from compiler.sharding.parts import Edge, Parts, merged_edges
+from compiler.sharding.parts import Edge, Parts, joined_sums, merged_edges
 from compiler.sharding.reshard import NONE, local_share, moves
 from compiler.sharding.units import codes, parts, shares
 
 MIB = float(1 << 20)
 # Columns of a row of `Tables.move_table`, per MiB of the value but for the calls.
-ASYNC, SYNC, ASYNC_CALLS, SYNC_CALLS, COPY = range(5)
+ASYNC, SYNC, ASYNC_CALLS, SYNC_CALLS, COPY, SUMMED = range(6)
+_COLUMNS = 6
 
 
 class Tables(NamedTuple):
@@ -35,11 +37,13 @@ class Tables(NamedTuple):
         share: the part of an array on one device, by mesh.
         work_unit, work_offset: whose code looks up which table.
         work: cycles, by mesh.
+        work_gate: a move without which it takes no time, being part of a product; V for work that always does.
         work_events: how often each is done in each event.
         move_value, move_op: the units at both ends of a move.
         move_offset: where its table begins.
         move_mib: of the whole value.
-        move_table: by mesh, rows of five (see the columns).
+        move_table: by mesh, rows of six (see the columns); SUMMED numbers the axes of a move that is one all-reduce.
+        joins: pairs of moves: the first comes for nothing where both are all-reduces over the same axes.
         early: how often a move from an argument runs for an event: it may start before.
         late: the same of a move of a value that was just made.
         after: the same of a move of a result, which its event waits for.
@@ -62,12 +66,14 @@ class Tables(NamedTuple):
     work_unit: Int[Array, " W"]
     work_offset: Int[Array, " W"]
     work: Float[Array, "M Q"]
+    work_gate: Int[Array, " W"]
     work_events: Float[Array, "W T"]
     move_value: Int[Array, " V"]
     move_op: Int[Array, " V"]
     move_offset: Int[Array, " V"]
     move_mib: Float[Array, " V"]
-    move_table: Float[Array, "M X 5"]
+    move_table: Float[Array, "M X 6"]
+    joins: Int[Array, "J 2"]
     early: Float[Array, "V T"]
     late: Float[Array, "V T"]
     after: Float[Array, "V T"]
@@ -137,6 +143,7 @@ class _Builder:
         pin = {u: p for p, u in enumerate(model.pins)}
         share = [[shares(unit, m.sizes) for unit in units] for m in model.meshes]
         lengths = [len(row) for row in share[0]]
+        moved, summing = self._moves()
         arrays = dict(
             class_size=np.array([names.classes[c].size for c in model.classes]),
             mesh_sizes=np.array([mesh.sizes for mesh in model.meshes]),
@@ -155,8 +162,8 @@ class _Builder:
                 ],
                 np.int32,
             ),
-            **self._work(),
-            **self._moves(),
+            **moved,
+            **self._work(summing, len(moved["move_mib"])),
             **self._memory(),
         )
         return Tables(**{name: _typed(array) for name, array in arrays.items()})
@@ -164,17 +171,26 @@ class _Builder:
     def _row(self) -> np.ndarray:
         return np.zeros(len(self.starts))
 
-    def _work(self) -> dict[str, np.ndarray]:
-        """Returns the cycles of operations, by the code of their unit."""
+    def _work(self, summing: dict[int, int], always: int) -> dict[str, np.ndarray]:
+        """Returns the cycles of operations, by the code of their unit.
+
+        Args:
+            summing: the move of the result of each operation that has one.
+            always: the gate of work that no move excuses.
+        """
         model = self.model
-        known: dict[tuple[int, bytes], int] = {}
+        known: dict[tuple[int, int, bytes], int] = {}
         rows: list[np.ndarray] = []
         tables: list[np.ndarray] = []
         for k, op in enumerate(self.program.operations):
             if op.rule.work == "free" or not op.repeat:
                 continue
+            product = work.product_of(self.program, self.flows, k)
+            if product >= 0 and product not in summing:
+                continue
+            gate = summing[product] if product >= 0 else always
             table = self._cycles(k)
-            key = (model.operations[k].unit, table.tobytes())
+            key = (model.operations[k].unit, gate, table.tobytes())
             index = known.setdefault(key, len(known))
             if index == len(rows):
                 rows.append(self._row())
@@ -182,10 +198,11 @@ class _Builder:
             rows[index][self.events[k]] += op.repeat
         if not rows:
             rows, tables = [self._row()], [np.zeros((len(model.meshes), 1))]
-            known[0, b""] = 0
+            known[0, always, b""] = 0
         lengths = [table.shape[1] for table in tables]
         return {
-            "work_unit": np.array([unit for unit, _ in known]),
+            "work_unit": np.array([unit for unit, _, _ in known]),
+            "work_gate": np.array([gate for _, gate, _ in known]),
             "work_offset": np.cumsum([0, *lengths])[:-1],
             "work": np.concatenate(tables, axis=1),
             "work_events": np.stack(rows),
@@ -226,15 +243,19 @@ class _Builder:
             rows.append(row)
         return np.array(rows)
 
-    def _moves(self) -> dict[str, np.ndarray]:
-        """Returns what moves cost. A value that several operations want alike is moved once."""
+    def _moves(self) -> tuple[dict[str, np.ndarray], dict[int, int]]:
+        """Returns what moves cost, and the move of each operation's result.
+
+        A value that several operations want alike is moved once.
+        """
         model = self.model
         offsets: dict[tuple[object, ...], int] = {}
-        tables: list[np.ndarray] = [np.zeros((len(model.meshes), 1, 5))]
+        tables: list[np.ndarray] = [np.zeros((len(model.meshes), 1, _COLUMNS))]
         size = 1
         names = ("early", "late", "after", "copies")
         matrices: dict[str, list[np.ndarray]] = {name: [] for name in names}
         columns: list[tuple[int, int, int, float]] = []
+        summing: dict[int, int] = {}
         for edges in merged_edges(model.edges):
             first, last = edges[0], edges[-1]
             op = self.program.operations[first.operation]
@@ -244,6 +265,8 @@ class _Builder:
                 tables.append(self._move_table(first))
                 size += tables[-1].shape[1]
             mib = self.program.values[first.value].num_bytes / MIB
+            if first.result:
+                summing[first.operation] = len(columns)
             columns.append((*first.ends, offsets[key], mib))
             event = self.events[first.operation]
             kind = "after" if first.result else self._when(first)
@@ -261,14 +284,31 @@ class _Builder:
             for rows in matrices.values():
                 rows.append(self._row())
         value, nest, offset, mib_ = zip(*columns)
-        return dict(
+        arrays = dict(
             move_value=np.array(value),
             move_op=np.array(nest),
             move_offset=np.array(offset),
             move_mib=np.array(mib_),
             move_table=np.concatenate(tables, axis=1),
+            joins=self._joins(summing),
             **{name: np.stack(rows) for name, rows in matrices.items()},
         )
+        return arrays, summing
+
+    def _joins(self, summing: dict[int, int]) -> np.ndarray:
+        """Returns pairs of moves [J, 2], of which the second may make the first superfluous.
+
+        Args:
+            summing: the move of the result of each operation that has one.
+        """
+        pairs = [
+            (summing[one], summing[other])
+            for group in joined_sums(self.program)
+            for one, other in itertools.combinations(sorted(group), 2)
+            if one in summing and other in summing
+        ]
+        # A move does not join itself: the row says that there are none.
+        return np.array(pairs or [(0, 0)], np.int32)
 
     def _when(self, edge: Edge) -> str:
         """Returns whether a value can be fetched ahead: arguments, constants, and what a loop is given."""
@@ -284,7 +324,7 @@ class _Builder:
         return "late" if inside else "early"
 
     def _move_table(self, edge: Edge) -> np.ndarray:
-        """Returns the rows [M, codes of the value x codes of the operation, 5] of a move."""
+        """Returns the rows [M, codes of the value x codes of the operation, 6] of a move."""
         model = self.model
         value, nest = (model.units[u] for u in edge.ends)
         rows = []
@@ -306,7 +346,7 @@ class _Builder:
     ) -> tuple[float, ...]:
         source, target = (nest, value) if result else (value, nest)
         machine = self.model.machine
-        spent = [0.0] * 5
+        spent = [0.0] * _COLUMNS
         found = moves(sizes, source, target)
         for move in found:
             wait = move.kind not in machine.asynchronous
@@ -319,6 +359,8 @@ class _Builder:
                 dimensions=dimensions,
             )
             spent[SYNC_CALLS if wait else ASYNC_CALLS] += 1
+        if [move.kind for move in found] == ["all-reduce"]:
+            spent[SUMMED] = sum(2**axis for axis in found[0].axes)
         if found:
             spent[COPY] = local_share(sizes, source if result else target)
         return tuple(spent)

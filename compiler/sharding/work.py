@@ -1,7 +1,8 @@
 """What a flat program does, in order: which arrays are written to memory, how long they live, what operations cost.
 
 Elementwise work is done while its consumers read, as compilers fuse it: its result is not written, unless it leaves the
-program or is read several times and made of several large arrays. What reads it reads what it is made of.
+program or is read several times and made of several large arrays. What reads it reads what it is made of. What is
+written is made while a product that it is made of is, if that does not have to be summed up first.
 """
 
 import dataclasses
@@ -64,6 +65,34 @@ def _written(
     size = program.values[result].num_bytes
     large = sum(2 * program.values[v].num_bytes >= size for v in made_of)
     return readers > 1 and large > 1
+
+
+def product_of(program: Program, flows: Flow, k: int) -> int:
+    """Returns the product in whose loop an elementwise operation is done, -1 for none.
+
+    Compilers finish a tile of a product, and do what follows element by element before it leaves; the product's
+    arithmetic hides the traffic. That holds only where no collective stands between.
+    """
+    op = program.operations[k]
+    if op.rule.work != "fusible" or {*op.rule.results[0]} != set(
+        range(len(op.rule.sizes))
+    ):
+        return -1
+    size = math.prod(program.values[op.results[0]].shape)
+    read = {v for x in op.operands if x != LITERAL for v in flows.sources[x]}
+    makers = [
+        flows.birth[v] for v in read if math.prod(program.values[v].shape) == size
+    ]
+    return max(
+        (
+            maker
+            for maker in makers
+            if maker >= 0
+            and program.operations[maker].rule.work == "dot"
+            and program.operations[maker].scope == op.scope
+        ),
+        default=-1,
+    )
 
 
 def _deaths(

@@ -19,7 +19,7 @@ from flax.core import spmd
 
 import solvers
 from benchmarks import sharding_programs as programs
-from compiler.sharding import layout, mesh, plan, space
+from compiler.sharding import layout, mesh, plan, space, subject
 from compiler.sharding.cost import Choice
 from compiler.sharding.model import Model, model
 from solvers.protocols import Genome
@@ -138,7 +138,7 @@ def hand() -> None:
         want = jax.jit(program.fn)(*args)
         widened = "bfloat16" in name
         for label, wanted in program.plans.items():
-            choice = programs.choice(built, wanted)
+            choice = subject.choice(built, wanted)
             made = compiled(program, built, choice, args)
             require_equal(made(*args), want, 2e-2 if widened else 1e-5)
             real, expected = moved(made.as_text(), widened), predicted(built, choice)
@@ -154,7 +154,7 @@ def born() -> None:
     program = programs.mlp(SIZES, 64)
     built = build(program, 2, 4)
     for label in ("Megatron", "FSDP"):
-        made = layout.plan_of(built, programs.choice(built, program.plans[label]))
+        made = layout.plan_of(built, subject.choice(built, program.plans[label]))
         zeros = nnx.initializers.zeros_init()
         init = nnx.with_partitioning(zeros, made.dimension_names("w"))
         devices = made.make_mesh()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import sharding_programs as programs
-from compiler.sharding import cost, mesh, reshard, units
+from compiler.sharding import cost, mesh, reshard, subject, units
 from compiler.sharding.cost import Cost
 from compiler.sharding.model import Model, model
 
@@ -21,7 +21,7 @@ def _model(program: programs.Program) -> Model:
 
 def _costs(program: programs.Program) -> dict[str, Cost]:
     built = _model(program)
-    choices = [programs.choice(built, plan) for plan in program.plans.values()]
+    choices = [subject.choice(built, plan) for plan in program.plans.values()]
     batch = jax.tree.map(lambda *rows: jnp.stack(rows), *choices)
     found = jax.tree.map(np.asarray, cost.evaluate_batch(built.tables, batch))
     return {
@@ -80,7 +80,7 @@ def test_communication_of_the_perceptron_is_the_closed_form() -> None:
 def test_the_latency_counts_calls() -> None:
     program = programs.mlp()
     built = _model(program)
-    choice = programs.choice(built, program.plans["FSDP"])
+    choice = subject.choice(built, program.plans["FSDP"])
     batch = jax.tree.map(lambda x: x[None], choice)
     costs = [cost.evaluate_batch(built.tables, batch, a) for a in (0.0, 1500.0)]
     grown = float(costs[1].communication[0] - costs[0].communication[0])

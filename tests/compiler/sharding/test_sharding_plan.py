@@ -13,7 +13,7 @@ from flax.core import spmd
 from jax.sharding import AbstractMesh, AxisType
 
 from benchmarks import sharding_programs as programs
-from compiler.sharding import layout, mesh, plan
+from compiler.sharding import layout, mesh, plan, subject
 from compiler.sharding.model import model
 from compiler.sharding.plan import Plan
 
@@ -24,7 +24,7 @@ MESH = AbstractMesh((2, 4), ("x", "y"), axis_types=AUTO)
 def _made(program: programs.Program, name: str) -> Plan:
     shapes = [mesh.shape((2, 4))]
     built = model(program.fn, *program.args, topology="v5e:2x4", meshes=shapes)
-    return layout.plan_of(built, programs.choice(built, program.plans[name]))
+    return layout.plan_of(built, subject.choice(built, program.plans[name]))
 
 
 def _perceptron() -> programs.Program:
