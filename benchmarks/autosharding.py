@@ -1,6 +1,6 @@
 """XLA's production auto-sharding pass, for `bench_autosharding`; it runs in an environment of its own.
 
-    pip install jax==0.10.0 jaxlib==0.10.0 optax && pip install --no-deps libtpu==0.0.40
+    pip install jax==0.10.0 jaxlib==0.10.0 optax tyro rich jaxtyping && pip install --no-deps libtpu==0.0.40
     python benchmarks/autosharding.py PROGRAM BUDGET OUT
 
 Later versions of JAX and libtpu have no such pass. OUT gets `PROGRAM-BUDGET.hlo.pb`, the scheduled module of one
@@ -41,7 +41,7 @@ OPTIONS: dict[str, Any] = {
 
 def main() -> None:
     """Compiles one program."""
-    from jax.experimental.pjit import AUTO  # Gone in later versions.
+    from jax.experimental.pjit import AUTO  # type: ignore[attr-defined]  # Gone by now.
 
     from benchmarks import sharding_programs
 
@@ -63,7 +63,8 @@ def main() -> None:
     )
     compiled = lowered.compile(compiler_options=options)
     seconds = time.perf_counter() - began
-    modules = compiled.runtime_executable().hlo_modules()
+    executable: Any = compiled.runtime_executable()
+    modules = executable.hlo_modules()
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}-{budget}"
     path.with_suffix(".hlo.pb").write_bytes(modules[0].as_serialized_hlo_module_proto())

@@ -65,7 +65,7 @@ def page(count: int, seed: int = 0) -> Page:
     rows = 64
     height = _CAPACITY // rows
     each = -(-count // rows)
-    rectangles = []
+    rectangles: list[Rectangle] = []
     for row in range(rows):
         edges = np.sort(rng.choice(times * 16, 2 * each, replace=False)) // 16
         for k in range(min(each, count - len(rectangles))):
