@@ -198,3 +198,15 @@ TARGETS: dict[str, Target] = {
         ),
     )
 }
+
+
+def of_generation(generation: str) -> Target:
+    """Returns one chip of a TPU generation, such as "v5e".
+
+    Raises:
+        ValueError: nothing is known of it.
+    """
+    for target in TARGETS.values():
+        if (target.topology or "").startswith(f"{generation}:"):
+            return target
+    raise ValueError(f"nothing is known of the TPU generation {generation!r}")

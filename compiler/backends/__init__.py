@@ -17,6 +17,7 @@ from compiler.backends.compile import (
     dump,
     from_dump,
     from_function,
+    without_locations,
 )
 from compiler.backends.errors import CompilerError, Reason, Shortage
 from compiler.backends.meshes import mesh
@@ -43,4 +44,5 @@ __all__ = [
     "from_dump",
     "from_function",
     "mesh",
+    "without_locations",
 ]

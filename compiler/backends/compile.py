@@ -1,11 +1,12 @@
 """Compile a function or a dump for named chips, in a child process, through the cache."""
 
 import atexit
+import contextlib
 import json
 import math
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,20 @@ def from_function(
     jaxlib_adapter.check()
     platform = backend_of(topology).platform
     return _lowered_source(jaxlib_adapter.lower(fn, args, jit_kwargs, platform))
+
+
+@contextlib.contextmanager
+def without_locations() -> Iterator[None]:
+    """Keeps the lines of Python that led to a program out of it, so that the cache knows it again whoever asks."""
+    import jax
+
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def _lowered_source(data: bytes) -> Source:

@@ -36,6 +36,7 @@ _FINALISTS = 4  # Of those, compiled before looking around.
 # Failures that no other plan would mend.
 _NOT_THE_PLANS = ("not-installed", "unsupported-version", "unknown-topology")
 
+_NEAR = "near "
 DEFAULT, CLOSED_FORM = "no plan", "FSMoE's choice"
 
 
@@ -243,7 +244,10 @@ def _neighbours(
         key = _without(tuple(repaired[index].tolist()), idle)
         if key not in seen and np.isfinite(costs[index]):
             return _candidate(
-                setting, f"near {best.name}", repaired[index], float(costs[index])
+                setting,
+                f"near {best.name.removeprefix(_NEAR)}",
+                repaired[index],
+                float(costs[index]),
             )
     return None
 
@@ -261,7 +265,7 @@ def _candidate(
 ) -> Candidate:
     genome = Genome(np.asarray(genes, np.int32), _NO_VALUES)
     return Candidate(
-        name=name.removeprefix("near near "),
+        name=name,
         genes=tuple(int(gene) for gene in genome.choices),
         plan=game.plan(setting, genome),
         simulated=cycles,

@@ -181,6 +181,11 @@ def _layers(
         jnp.asarray(cost.work)[way][direction],
         fractions,
     )
+    if direction:
+        # Half of the products make gradients of weights: with chunks, each adds to sums that are in slow memory.
+        products = jnp.asarray(cost.work)[way][1, events.EXPERT] * fractions / 2
+        sums = jnp.asarray(cost.accumulated)[genes[FACTOR]] * (chunks > 1)
+        times = times.at[events.EXPERT].add(jnp.maximum(0.0, sums - products))
     uses = jnp.asarray(cost.uses)[way][genes[ASYNC_EXCHANGE], genes[ASYNC_REDUCE]]
     startup, work = jnp.asarray(cost.gradient)[genes[FACTOR]]
     share = jnp.asarray(SHARES)[genes[SHARE]] if direction else jnp.zeros(())

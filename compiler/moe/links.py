@@ -7,6 +7,7 @@ here was timed on a TPU. Latency is not in the compiler's model and comes as a p
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
+from compiler import targets
 from compiler.cost import links
 from compiler.cost.links import MIB
 from compiler.moe.performance import Kind, Line, PerformanceModel
@@ -27,6 +28,12 @@ PEAK_FLOPS: Mapping[Generation, float] = {
     "v6e": 918e12,
     "tpu7x": 1153.5e12,
 }
+
+
+def memory_cycles(generation: Generation, num_bytes: float) -> float:
+    """Returns the cycles that reading or writing bytes in HBM takes."""
+    chip = targets.of_generation(generation)
+    return num_bytes / chip.slow_bandwidth * chip.clock_hz
 
 
 def cycles_per_mib(

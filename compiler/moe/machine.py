@@ -126,6 +126,7 @@ class Tables(NamedTuple):
         uses: streams of each stage, by whether exchanges and reductions are asynchronous.
         gradient: [F, 2] start-up and work of one layer's all-reduce.
         dense: [2] time of the dense part by direction.
+        accumulated: [F] time to add to a layer's gradients of weights, read and written in float32, once.
         feasible: whether the weights fit.
         multi_axis, exchanged, sharded: whether a factorisation has several axes of experts, one that counts, shards.
     """
@@ -135,6 +136,7 @@ class Tables(NamedTuple):
     uses: np.ndarray  # bool [F 3 3 2 2 8 S]
     gradient: np.ndarray  # float32 [F 2]
     dense: np.ndarray  # float32 [2]
+    accumulated: np.ndarray  # float32 [F]
     feasible: np.ndarray  # bool [F]
     multi_axis: np.ndarray  # bool [F]
     exchanged: np.ndarray  # bool [F]
@@ -271,12 +273,16 @@ def tables(setting: Setting) -> Tables:
     forward = (DENSE_GEMMS * gemm.startup + rows) * setting.dense
     limit = math.inf if setting.memory is None else setting.memory
     held = [setting.layers * weights(setting, axes) for axes in ways]
+    added = [8 * weights(setting, axes) for axes in ways]  # Bytes.
     return Tables(
         startup=startup,
         work=work,
         uses=uses,
         gradient=gradient,
         dense=np.array([forward, 2 * forward], np.float32),
+        accumulated=np.array(
+            [links.memory_cycles(setting.generation, n) for n in added], np.float32
+        ),
         feasible=np.array([setting.weight_bytes * n <= limit for n in held]),
         multi_axis=np.array([len(axes.expert_axes) > 1 for axes in ways]),
         exchanged=np.array([setting.span(axes.expert_axes) > 1 for axes in ways]),

@@ -56,7 +56,10 @@ class Judge:
         names, shape = zip(*self.setting.mesh)
         mesh = backends.mesh(self.topology, shape, names)
         built = program.build(self.setting, plan, self.passes, mesh)
-        source = backends.from_function(built.fn, *built.args, topology=self.topology)
+        with backends.without_locations():
+            source = backends.from_function(
+                built.fn, *built.args, topology=self.topology
+            )
         compiled = backends.compile_source(
             source, self.topology, dict(plan.compiler_options)
         )

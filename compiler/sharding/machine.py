@@ -7,7 +7,7 @@ from typing import Any
 
 from compiler.cost.links import Links, of_topology
 from compiler.hlo.collectives import Kind
-from compiler.targets import TARGETS
+from compiler.targets import of_generation
 
 # Fitted to the estimates of libtpu 0.0.52 for n x 2048 x 8192 on v5e: 7.7e3 + 260.5 n cycles, of which the roofline
 # explains 255.5 n.
@@ -75,9 +75,7 @@ def machine(topology: str) -> Machine:
     """
     links = of_topology(topology)
     generation = links.generation
-    target = next(
-        t for t in TARGETS.values() if (t.topology or "").startswith(f"{generation}:")
-    )
+    target = of_generation(generation)
     return Machine(
         links=links,
         flops_per_cycle=target.peak_flops / target.clock_hz,

@@ -9,10 +9,9 @@ Cheaper words on the same plan: `Judge.structure`, the collectives that XLA make
 """
 
 import collections
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -113,21 +112,9 @@ class Judge:
             *self.args,
             donate_argnums=self.donate_argnums,
         )
-        with _anonymous():
+        with backends.without_locations():
             source = backends.from_function(cut, *self.args, topology=topology)
         return backends.compile_source(source, topology, options)
-
-
-@contextlib.contextmanager
-def _anonymous() -> Iterator[None]:
-    """Keeps the lines of Python that led to a program out of it, so that the cache knows it again whoever asks."""
-    name = "jax_traceback_in_locations_limit"
-    before = getattr(jax.config, name)
-    jax.config.update(name, 0)
-    try:
-        yield
-    finally:
-        jax.config.update(name, before)
 
 
 def abstract_mesh(plan: Plan) -> AbstractMesh:
