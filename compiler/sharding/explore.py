@@ -3,8 +3,8 @@
 First strategies of the engine search the analytic model, for time and for the front of time and memory. Then plans
 are compiled: those by hand, and of all that the search met in turn the one that should be fastest and the one that
 should widen the front most. What should be is the model's word times a correction: the ratios that the compiler showed,
-carried over to plans that cut alike (kriging). Around a plan that turns out best, all that differ in one choice join,
-and it is compiled once more with nothing said of the arrays inside.
+carried over to plans that cut alike (kriging). Around a plan that turns out best, all that differ in one choice join.
+What stays best for a while is compiled once more with nothing said of the arrays inside.
 """
 
 import dataclasses
@@ -38,6 +38,9 @@ _BATCH = 512
 # Of the correction's logarithm: how far the model is off, how alike plans must be, what one compile says for itself.
 _SPREAD, _RANGE, _NOISE = 0.2, 0.3, 0.02
 _HOPE = 0.5  # Standard deviations by which what is not known is thought better.
+
+_BARE = 0.2  # Correlation of a plan with itself without constraints.
+_PATIENCE = 2  # Compiles in vain, before the best is compiled bare.
 
 LEAST = "least memory"
 UNCUT = "not cut"
@@ -355,31 +358,42 @@ def measure(
     """
     done: list[Candidate] = []
     pool = found.pool
-    # Kept in the pool, those by hand could be found a second time.
     waiting = list(found.baselines) if baselines else []
-    turn = 0
+    tried: set[str] = set()  # Plans that were compiled bare too.
+    turn = idle = 0
     while not meter.done():
+        best = min(done, key=worth, default=None)
+        due = idle >= _PATIENCE or meter.budget.measurements == meter.measurements + 1
+        row = None if waiting else _next(pool, done, by_time=turn % 3 != 2)
         if waiting:
             one = waiting.pop(0)
-        else:
-            row = _next(pool, done, by_time=turn % 3 != 2)
-            if row is None:
-                return
+        elif (
+            best is not None
+            and math.isfinite(best.cycles)
+            and not best.bare
+            and best.name not in tried
+            and (due or row is None)
+        ):
+            tried.add(best.name)
+            one = _bare(best)
+        elif row is not None:
             turn += 1
             one = entry(pool, row, f"found {turn}")
             correction, _ = corrections(pool.codes[row][None], done)
             one = dataclasses.replace(
                 one, expected=one.predicted * math.exp(correction[0])
             )
+        else:
+            return
         say(f"compiling {one.name}")
         one = _judged(judge, found, one)
         meter.spend(measurements=1)
-        before = min((two.cycles for two in done), default=math.inf)
         done.append(one)
-        if one.cycles < before:
-            pool = _joined(pool, _around(found, one))
+        idle += 1
+        if best is None or one.cycles < best.cycles:
+            idle = 0
             if not one.bare:
-                waiting.append(_bare(one))
+                pool = _joined(pool, _around(found, one))
         yield one
 
 
@@ -411,7 +425,7 @@ def _judged(judge: Judge, found: Found, one: Candidate) -> Candidate:
 def corrections(
     codes: Int[np.ndarray, "P U"], done: list[Candidate]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the log of compiled over predicted time to expect of plans [P], and its standard deviation.
+    """Returns the log of compiled over predicted time to expect of plans [P], not bare, and its standard deviation.
 
     Kriging with an exponential covariance over the share of units that two plans cut differently.
     """
@@ -423,8 +437,10 @@ def corrections(
     ratios = np.array(
         [math.log(one.judged.timeline.total / one.predicted) for one in known]  # type: ignore[union-attr]
     )
-    among = _alike(theirs, theirs) + (_NOISE / _SPREAD) ** 2 * np.eye(len(known))
-    across = _alike(codes, theirs)
+    bare = np.array([one.bare for one in known])
+    among = _alike(theirs, theirs) * np.where(bare[:, None] == bare, 1.0, _BARE)
+    among += (_NOISE / _SPREAD) ** 2 * np.eye(len(known))
+    across = _alike(codes, theirs) * np.where(bare, _BARE, 1.0)
     mean = across @ np.linalg.solve(among, ratios)
     explained = np.sum(across * np.linalg.solve(among, across.T).T, axis=1)
     return mean, _SPREAD * np.sqrt(np.clip(1 - explained, 0, 1))

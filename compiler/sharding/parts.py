@@ -183,7 +183,7 @@ def joined_sums(program: Program) -> list[list[int]]:
     Their results are added to one another and used nowhere else: it adds first, where each device still has a part of
     each sum. Queries, keys and values lead to one such gradient; so do the two products of a gated perceptron.
     """
-    users: collections.Counter[int] = collections.Counter(
+    users = collections.Counter(
         v for op in program.operations for v in op.operands if v != LITERAL
     )
     users.update(v for v in program.outputs if v != LITERAL)

@@ -254,19 +254,24 @@ def _limits(flags: SearchFlags) -> "Limits":
 def _by_hand(
     given: "Subject", built: "Model"
 ) -> tuple[dict[str, "Choice"], dict[str, str]]:
-    """Returns the plans that came with the function, on the last mesh that they fit, and why others do not."""
+    """Returns the plans that came with the function, and why others do not fit it.
+
+    Each is on the mesh with fewest axes that has its own, of these on the one nearest a square.
+    """
     from compiler.sharding import subject
 
     found: dict[str, Choice] = {}
     refused: dict[str, str] = {}
+    meshes = built.meshes
+    order = sorted(range(len(meshes)), key=lambda i: (len(meshes[i].axes), -i))
     for name, plan in given.plans.items():
-        for number in reversed(range(len(built.meshes))):
+        for number in order:
             try:
                 found[name] = subject.choice(built, plan, number)
                 refused.pop(name, None)
                 break
             except ValueError as error:
-                refused.setdefault(name, str(error))
+                refused[name] = str(error)
     return found, refused
 
 

@@ -1,7 +1,7 @@
 """What a flat program does, in order: which arrays are written to memory, how long they live, what operations cost.
 
 Elementwise work is done while its consumers read, as compilers fuse it: its result is not written, unless it leaves the
-program or is read several times and made of several large arrays. What reads it reads what it is made of. What is
+program, or so many read it that making it anew for each would take longer. What reads it reads what it is made of. What is
 written is made while a product that it is made of is, if that does not have to be summed up first.
 """
 
@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 
 from compiler.sharding.flatten import LITERAL, Operation, Program
 from compiler.sharding.labels import WHOLE
-from compiler.sharding.machine import Machine
+from compiler.sharding.machine import STORE, Machine
 
-_MAX_SOURCES = 4  # Fusions that read more arrays than this are cut.
+_MAX_SOURCES = 8  # Fusions that read more arrays than this are cut.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +60,12 @@ def flow(program: Program) -> Flow:
 def _written(
     program: Program, result: int, made_of: frozenset[int], readers: int
 ) -> bool:
+    """Returns whether it takes less to store a result and load it again than to make it anew for each reader."""
     if len(made_of) > _MAX_SOURCES:
         return True
     size = program.values[result].num_bytes
-    large = sum(2 * program.values[v].num_bytes >= size for v in made_of)
-    return readers > 1 and large > 1
+    loaded = sum(program.values[v].num_bytes for v in made_of)
+    return loaded + (STORE + readers) * size < readers * loaded
 
 
 def product_of(program: Program, flows: Flow, k: int) -> int:
@@ -159,10 +160,11 @@ def cycles(
     written = [v for v in op.results if flows.sources[v] == {v}]
     if op.rule.work == "fusible" and not written:
         read = frozenset()
-    moved = sum(_touched(op, program, v) * share.get(v, 1.0) for v in (*read, *written))
+    loaded = sum(_touched(op, program, v) * share.get(v, 1.0) for v in read)
+    stored = sum(_touched(op, program, v) * share.get(v, 1.0) for v in written)
     if op.rule.work == "dot":
-        return machine.matmul(*_matmul_sizes(op, local), moved)
-    return machine.vector(float(math.prod(local)), moved)
+        return machine.matmul(*_matmul_sizes(op, local), loaded + stored)
+    return machine.vector(float(math.prod(local)), loaded, stored)
 
 
 def _touched(op: Operation, program: Program, value: int) -> float:

@@ -1,12 +1,15 @@
 """Costs of plans, against closed forms, against what the compiler said, and against a clock in plain Python."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks import sharding_programs as programs
-from compiler.sharding import cost, mesh, reshard, subject, units
+from compiler.sharding import cost, machine, mesh, reshard, subject, units
 from compiler.sharding.cost import Cost
 from compiler.sharding.model import Model, model
 
@@ -61,7 +64,7 @@ MEASURED = {
 def test_hand_plans_cost_what_the_compiler_says(name: str) -> None:
     found = _costs(programs.PROGRAMS[name]())
     for plan, (cycles, arguments) in MEASURED[name].items():
-        assert found[plan].time == pytest.approx(cycles, rel=0.26)
+        assert found[plan].time == pytest.approx(cycles, rel=0.23)
         # The bytes are exact, but for norms' gains and routers, which are rounded off in the figures.
         assert found[plan].arguments == pytest.approx(arguments, abs=0.5)
 
@@ -75,6 +78,65 @@ def test_communication_of_the_perceptron_is_the_closed_form() -> None:
     product = found["FSDP"].compute / 2
     assert found["FSDP"].exposed == pytest.approx(2 * LINK * 16 - product, rel=0.02)
     assert found["data parallel"].exposed == 0
+
+
+def _halves(x: jax.Array, w: jax.Array, y: jax.Array, v: jax.Array) -> jax.Array:
+    return x @ w + y @ v
+
+
+_HALVES = [(2048, 2048), (2048, 2048), (2048, 4096), (4096, 2048)]
+
+
+def _cost(fn: Callable[..., jax.Array], shapes: list[Any], *axes: list[str]) -> Cost:
+    args = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
+    built = model(fn, *args, topology="v5e:2x4", meshes=[mesh.shape((2, 4))])
+    plan = subject.HandPlan(dict(zip("xy", axes)))
+    batch = jax.tree.map(lambda x: x[None], subject.choice(built, plan))
+    return jax.tree.map(lambda x: float(x[0]), cost.evaluate_batch(built.tables, batch))
+
+
+def test_sums_that_are_added_are_completed_once_where_they_are_cut_alike() -> None:
+    # 8 MiB of bfloat16 a sum.
+    alike = _cost(_halves, _HALVES, ["x.1", "y.1"], [])
+    assert alike.communication == pytest.approx(LINK * 8, rel=1e-5)
+    apart = _cost(_halves, _HALVES, ["x.1"], ["y.1"])
+    assert apart.communication == pytest.approx(2 * LINK * 8, rel=1e-5)
+    one = _cost(_halves, _HALVES, ["x.1"], [])
+    assert one.communication == pytest.approx(LINK * 8, rel=1e-5)
+
+
+def test_only_sums_that_nothing_else_needs_are_joined() -> None:
+    def needed(
+        x: jax.Array, w: jax.Array, y: jax.Array, v: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        one = x @ w
+        return one + y @ v, one
+
+    found = _cost(needed, _HALVES, ["x.1", "y.1"], [])
+    assert found.communication == pytest.approx(2 * LINK * 8, rel=1e-5)
+
+
+def test_what_follows_a_product_is_free_unless_a_sum_stands_between() -> None:
+    def residual(x: jax.Array, w: jax.Array, r: jax.Array) -> jax.Array:
+        return x @ w + r
+
+    shapes = [(4096, 2048), (2048, 2048), (4096, 2048)]
+    chip = machine.machine("v5e:2x4")
+    rows = _cost(residual, shapes, ["x.0"], [])
+    wanted = chip.matmul(1, 2048, 2048, 2048, 0)
+    assert rows.compute == pytest.approx(wanted, rel=1e-5)
+    summed = _cost(residual, shapes, ["x.1"], [])
+    product = chip.matmul(1, 4096, 2048, 1024, 0)
+    after = chip.vector(0, 2 * (16 << 20), 16 << 20)  # Sum and residual in, result out.
+    assert summed.compute == pytest.approx(product + after, rel=1e-5)
+
+
+def test_plans_of_a_training_step_are_ranked_as_the_compiler_ranks_them() -> None:
+    found = _costs(programs.train())
+    order = ("FSDP", "Megatron", "data parallel")
+    assert sorted(order, key=lambda name: found[name].time) == list(order)
+    # What the compiled module waits for under Megatron's plan.
+    assert found["Megatron"].exposed == pytest.approx(2_967_236, rel=1e-5)
 
 
 def test_the_latency_counts_calls() -> None:

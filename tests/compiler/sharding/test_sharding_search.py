@@ -175,14 +175,17 @@ def test_the_loop_asks_nothing_twice_and_learns_what_the_compiler_dislikes(found
     judge, meter = _Played(found), Meter(Budget(measurements=20))
     seen = list(explore.measure(judge, found, meter))
     assert len(seen) == len(judge.asked) == meter.measurements == 20
-    figures = {(one.predicted, one.arguments, one.peak) for one in seen[4:]}
-    assert len(figures) == 16
+    pinned = [one for one in seen[4:] if not one.bare]
+    figures = {(one.predicted, one.arguments, one.peak) for one in pinned}
+    assert len(figures) == len(pinned) >= 12
+    # What stayed best for a while is tried without constraints.
+    assert any(one.bare and not one.plan.sites for one in seen[4:])
     assert [one.by_hand for one in seen[:4]] == [True] * 4
     best = min(seen, key=explore.worth)
     assert best.plan.inputs[1].spec[0] == () and not best.by_hand
     assert all(math.isinf(one.cycles) for one in seen if one.failure)
     # After those by hand it knows what is slower than the model says.
-    gathered = [one for one in seen[4:] if one.plan.inputs[1].spec[0] != ()]
+    gathered = [one for one in pinned if one.plan.inputs[1].spec[0] != ()]
     assert all(one.expected > one.predicted for one in gathered)
     kept = explore.front(seen)
     for one, other in itertools.permutations(kept, 2):
@@ -234,7 +237,9 @@ def test_the_front_gains_what_the_area_says():
 def test_corrections_are_those_of_the_plans_that_cut_alike():
     def one(codes, ratio):
         judged = SimpleNamespace(timeline=SimpleNamespace(total=ratio * 100.0))
-        return SimpleNamespace(codes=np.array(codes), predicted=100.0, judged=judged)
+        return SimpleNamespace(
+            codes=np.array(codes), predicted=100.0, judged=judged, bare=False
+        )
 
     done = [one([1, 1, 1, 1], 1.5), one([2, 2, 2, 2], 0.8)]
     codes = np.array([[1, 1, 1, 1], [2, 2, 2, 2], [1, 1, 1, 0], [3, 4, 5, 6]])
