@@ -31,7 +31,8 @@ _NOT_COMPILED = (game.SHARE, game.NUM_PIECES, game.LAST)
 _CUTS = [game.FORWARD, game.FORWARD + 1, game.BACKWARD, game.BACKWARD + 1]
 _NO_VALUES = np.zeros(0, np.float32)
 _KEPT = 64  # Of the simulation.
-_FINALISTS = 4  # Of those, compiled before looking around.
+_FINALISTS: dict[Passes, int] = {"forward": 4, "step": 2}
+_ALIKE = 3  # Those with chunks cut alike in both directions  # Of those, compiled before looking around.
 
 # Failures that no other plan would mend.
 _NOT_THE_PLANS = ("not-installed", "unsupported-version", "unknown-topology")
@@ -115,8 +116,14 @@ def simulate(
     ways = choices[:, _CUTS]
     order = np.argsort(costs, kind="stable")
     _, first = np.unique(ways[order], axis=0, return_index=True)
-    for k, row in enumerate(order[np.sort(first)[:_FINALISTS]].tolist(), 1):
+    finalists = order[np.sort(first)[: _FINALISTS[passes]]]
+    for k, row in enumerate(finalists.tolist(), 1):
         found[f"{strategy} {k}"] = choices[row]
+    if passes == "step":
+        alike = _alike(setting, choices[order[0]])
+        costs = _simulated(setting, passes, alike)
+        for k, row in enumerate(np.argsort(costs, kind="stable")[:_ALIKE].tolist(), 1):
+            found[f"{strategy}, cut alike {k}"] = alike[row]
     rows = optimum.repaired(setting, _relevant(np.stack([*found.values()]), passes))
     costs = _simulated(setting, passes, rows)
     return Simulated(
@@ -175,6 +182,22 @@ def measure(
         yield one
 
 
+def _alike(setting: Setting, genes: np.ndarray) -> np.ndarray:
+    """Returns a plan with all ways to cut the chunks alike in both directions.
+
+    What the forward pass leaves in its chunks can then be taken up in them; else it is joined and cut anew, which
+    the simulation does not count.
+    """
+    sizes = game.space(setting).sizes
+    cuts = itertools.product(range(sizes[game.FORWARD]), range(sizes[game.FORWARD + 1]))
+    rows = []
+    for cut in cuts:
+        row = np.array(genes, np.int32)
+        row[_CUTS] = cut * 2
+        rows.append(row)
+    return np.unique(optimum.repaired(setting, np.stack(rows)), axis=0)
+
+
 def _without(genes: tuple[int, ...], idle: set[int]) -> tuple[int, ...]:
     return tuple(0 if k in idle else gene for k, gene in enumerate(genes))
 
@@ -201,6 +224,8 @@ def _correction(
 
     def indicators(genes: np.ndarray) -> np.ndarray:
         hot = [genes[:, k, None] == np.arange(size) for k, size in enumerate(sizes)]
+        there, back = np.split(genes[:, _CUTS], 2, axis=1)
+        hot.append((there == back).all(axis=1, keepdims=True))
         return np.concatenate(hot, axis=1).astype(float)
 
     if not judged:
@@ -237,6 +262,8 @@ def _neighbours(
             row = genes.copy()
             row[g], row[h] = v, w
             rows.append(row)
+    if passes == "step":
+        rows.extend(_alike(setting, genes))
     repaired = optimum.repaired(setting, _relevant(np.stack(rows), passes))
     repaired = np.unique(repaired, axis=0)
     costs = _simulated(setting, passes, repaired)
