@@ -31,8 +31,9 @@ _NOT_COMPILED = (game.SHARE, game.NUM_PIECES, game.LAST)
 _CUTS = [game.FORWARD, game.FORWARD + 1, game.BACKWARD, game.BACKWARD + 1]
 _NO_VALUES = np.zeros(0, np.float32)
 _KEPT = 64  # Of the simulation.
+# Of those, compiled before looking around.
 _FINALISTS: dict[Passes, int] = {"forward": 4, "step": 2}
-_ALIKE = 3  # Those with chunks cut alike in both directions  # Of those, compiled before looking around.
+_ALIKE = 3  # With chunks cut alike in both directions.
 
 # Failures that no other plan would mend.
 _NOT_THE_PLANS = ("not-installed", "unsupported-version", "unknown-topology")
