@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from compiler.sharding.model import Model
 
 PARTS = ("table", "fidelity", "small", "speed", "growth")
-_EVALUATIONS = 3000
 
 
 class Row(NamedTuple):
@@ -62,7 +61,7 @@ ROWS: dict[str, Row] = {
     "block 45": Row("block", 45, ("Megatron", 2_560_182), (1_929_153, 1_717_109)),
     "block 30": Row("block", 30, ("FSDP + tensor", 2_660_408)),
     "train 100": Row("train", 100, ("FSDP", 6_020_107), (7_145_079, None)),
-    "train 16": Row("train", 16, ("FSDP", 6_020_107)),
+    "train 17": Row("train", 17, ("FSDP", 6_020_107)),
     "moe 270": Row(
         "moe", 270, ("experts replicated", 1_034_486), (2_020_661, 1_672_528)
     ),
@@ -76,6 +75,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--compiles", type=int, default=6, help="for each row")
+    parser.add_argument("--evaluations", type=int, default=3000, help="of the model")
     parser.add_argument("--hand", action="store_true", help="compile those by hand too")
     parser.add_argument("--plans", type=int, default=60, help="of fidelity")
     parser.add_argument("--seeds", type=int, default=10, help="of small")
@@ -110,12 +110,11 @@ def _judge(program: "Program", topology: str) -> Any:
     return Judge(fn=program.fn, args=program.args, topology=topology)
 
 
-def _searched(built: "Model", limit: float, seed: int) -> "Found":
+def _searched(built: "Model", limit: float, flags: argparse.Namespace) -> "Found":
     from compiler.sharding import explore
 
-    return explore.search(
-        built, explore.Limits(arguments=limit), "auto", _EVALUATIONS, seed
-    )
+    limits = explore.Limits(arguments=limit)
+    return explore.search(built, limits, "auto", flags.evaluations, flags.seed)
 
 
 def _table(flags: argparse.Namespace) -> Iterator[str]:
@@ -140,7 +139,7 @@ def _table(flags: argparse.Namespace) -> Iterator[str]:
                 if cycles < known:
                     known, who = cycles, label
         began = time.perf_counter()
-        found = _searched(built, row.limit, flags.seed)
+        found = _searched(built, row.limit, flags)
         searched = time.perf_counter() - began
         meter = Meter(Budget(measurements=flags.compiles))
         seen = list(explore.measure(judge, found, meter, baselines=False))
@@ -219,7 +218,7 @@ def _fidelity(flags: argparse.Namespace) -> Iterator[str]:
         program = make()
         built = _model(program, "v5e:2x4")
         judge = _judge(program, "v5e:2x4")
-        found = _searched(built, math.inf, flags.seed)
+        found = _searched(built, math.inf, flags)
         # Plans that cut nothing much are all alike, and the most there are.
         sane = np.flatnonzero(found.pool.costs[:, 0] < 5 * found.pool.costs[0, 0])
         picked = np.unique(np.linspace(0, len(sane) - 1, share).round().astype(int))

@@ -199,7 +199,7 @@ def require_room(game: ShardingGame, task: Task) -> None:
             least = float(jnp.min(_least(game, task, meshes, jnp.int32(index))))
             if least > limit:
                 raise ValueError(
-                    f"no plan fits {what} into {limit:g} MiB a device; the least found is {least:.4g} MiB"
+                    f"no plan fits {what} into {limit:g} MiB a device; the least found is {least:.6g} MiB"
                 )
 
 

@@ -102,7 +102,7 @@ def test_plans_that_do_not_fit_the_function_are_named(tmp_path, capsys):
         (
             [f"{HERE}:pair", "--argument-memory", "1KiB"],
             5,
-            "the least found is 0.00293 MiB",
+            "the least found is 0.00292969 MiB",
         ),
         ([f"{HERE}:pair", "--memory", "2KiB"], 5, "no plan fits the program into"),
     ],
