@@ -25,8 +25,15 @@ from solvers.command.units import Budget, Meter
 from solvers.problem import Problem
 from solvers.protocols import Genome
 
-# When gradients are reduced is not said in the program.
-_NOT_COMPILED = (game.SHARE, game.NUM_PIECES, game.LAST)
+# What the program does not say: when gradients are reduced, and in which order chunks are emitted, since nothing but data ties
+# its operations together.
+_NOT_COMPILED = (
+    game.SHARE,
+    game.NUM_PIECES,
+    game.LAST,
+    game.FORWARD + 2,
+    game.BACKWARD + 2,
+)
 # Degree and shape of the chunks, there and back.
 _CUTS = [game.FORWARD, game.FORWARD + 1, game.BACKWARD, game.BACKWARD + 1]
 _NO_VALUES = np.zeros(0, np.float32)
