@@ -39,7 +39,7 @@ _CUTS = [game.FORWARD, game.FORWARD + 1, game.BACKWARD, game.BACKWARD + 1]
 _NO_VALUES = np.zeros(0, np.float32)
 _KEPT = 64  # Of the simulation.
 # Of those, compiled before looking around.
-_FINALISTS: dict[Passes, int] = {"forward": 4, "step": 2}
+_FINALISTS: dict[Passes, int] = {"forward": 4, "step": 1}
 _ALIKE = 3  # With chunks cut alike in both directions.
 
 # Failures that no other plan would mend.
