@@ -55,7 +55,7 @@ class TrainFlags(Flags):
     budget: BudgetFlag = Budget(seconds=3600.0)
     """What training may spend: 30s, 1h, 2000evals (steps of the game or of its model)."""
     iterations: int = 100
-    """After so many iterations training ends, if the budget has not ended it."""
+    """After so many iterations training ends, if the budget has not ended it; 0: after the warm-up."""
     checkpoint_every: int = 10
     """Iterations between two checkpoints."""
     start_from: Annotated[Path | None, arg(metavar="FILE.json")] = None
@@ -76,8 +76,8 @@ class TrainFlags(Flags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.iterations < 1 or self.checkpoint_every < 1:
-            raise ValueError("--iterations and --checkpoint-every must be at least 1")
+        if self.iterations < 0 or self.checkpoint_every < 1:
+            raise ValueError("--checkpoint-every must be at least 1, --iterations 0")
         self.options()
         said = (self.coordinator, self.num_processes, self.process_id)
         if not self.distributed and said != ("", 0, -1):

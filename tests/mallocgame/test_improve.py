@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
-from mallocgame import changes, climb, engine, improve, learned, rollout, teacher
+from mallocgame import changes, climb, engine, improve, learned, teacher
 from mallocgame.changes import KINDS, NUM_KINDS
 from mallocgame.climb import MAX_EAGERNESS, MIN_EAGERNESS
 from mallocgame.improve import ImprovementGame, Standing, Start
@@ -34,7 +34,7 @@ _change = jax.jit(jax.vmap(changes.change, (None, None, 0, 0)))
 @functools.cache
 def _mlp() -> tuple[Problem, Start]:
     problem = programs.golden("mlp", 0.05)
-    return problem, improve.start(problem, engine.seeds(problem)["greedy"])
+    return problem, improve.start(problem, engine.seeds(problem)["all_slow"])
 
 
 def _changed(one: Start, plan: Plan) -> Plan:
@@ -45,25 +45,35 @@ def _changed(one: Start, plan: Plan) -> Plan:
 
 
 @jax.jit
-def _walk(one: Start, keys: Array) -> Any:
-    """Plays any legal moves and one more behind the end; actions and positions [B, S + 2]."""
+def _walk(one: Start, first: Standing, moves: Array) -> Any:
+    """Makes the moves given, [B, M], any legal ones where they are -1; all moves and positions."""
 
-    def lane(key: Array) -> Any:
+    def lane(state: Standing, moves: Array, key: Array) -> Any:
         def turn(state: Standing, k: Array) -> Any:
             logits = jnp.where(state.legal_action_mask, 0.0, -jnp.inf)
-            action = jax.random.categorical(jax.random.fold_in(key, k), logits)
-            return GAME.step(one, state, action.astype(jnp.int32)), (action, state)
+            any_one = jax.random.categorical(jax.random.fold_in(key, k), logits)
+            action = jnp.where(moves[k] >= 0, moves[k], any_one).astype(jnp.int32)
+            return GAME.step(one, state, action), (action, state)
 
-        turns = jnp.arange(one.moves.shape[0] + 2)
-        return jax.lax.scan(turn, GAME.init(one, key), turns)[1]
+        last, columns = jax.lax.scan(turn, state, jnp.arange(moves.shape[0]))
+        return last, columns
 
-    return jax.vmap(lane)(keys)
+    return jax.vmap(lane)(first, moves, jax.random.split(jax.random.key(0), 4))
+
+
+def _first(one: Start) -> Standing:
+    model = make_agent("true-game", teacher.make_task(["one"], [one], [1.0]))
+    plans = jax.tree.map(lambda x: jnp.stack([x] * 4), one.plan)
+    return learned.begin(model, one, plans)
 
 
 @functools.cache
 def _walked() -> Any:
-    keys = jax.random.split(jax.random.key(0), 4)
-    return jax.tree.map(np.asarray, _walk(_mlp()[1], keys))
+    one = _mlp()[1]
+    # Two more than there are, to see what is behind the end.
+    moves = jnp.full((4, len(one.moves) + 2), -1, jnp.int32)
+    _, columns = _walk(one, _first(one), moves)
+    return jax.tree.map(np.asarray, columns)
 
 
 def test_rewards_add_up_to_what_the_simulator_says() -> None:
@@ -104,7 +114,8 @@ def test_what_is_masked_would_change_nothing(seed: str) -> None:
     """Every advice that the mask leaves out plays to the mapping that there is."""
     problem, one = _mlp()
     plan = engine.seeds(problem)[seed]
-    here = changes.play(one.instance, plan)
+    tiled = jax.tree.map(lambda x: jnp.stack([x] * 64), plan)
+    here = jax.tree.map(lambda x: x[0], _play(one.instance, tiled))
     useful = np.asarray(changes.useful(one.instance, plan, here)).reshape(-1)
     advice = np.arange(GAME.num_actions) % NUM_KINDS < KINDS.index("first")
     plans = _changed(one, plan)
@@ -180,18 +191,15 @@ def _by_brute_force(problem: Problem) -> float:
         options.append((UNDECIDED,) if free else (UNDECIDED, DROP, *copied))
     advice = np.array([*itertools.product(*options)], np.int8)
     n = instance.order.shape[0]
-    padded = np.full((len(advice), n), UNDECIDED, np.int8)
-    padded[:, :count] = advice
-
-    @jax.jit
-    def least(advice: Array, late: Array) -> Array:
-        def one(column: Array) -> Array:
-            plan = base._replace(advice=column, eagerness=late * base.eagerness)
-            return rollout.play(instance, plan).timeline.total
-
-        return jnp.min(jax.vmap(one)(advice))
-
-    return min(float(least(padded, late)) for late in (1.0, -1.0))
+    padded = np.full((-(-len(advice) // 64) * 64, n), UNDECIDED, np.int8)
+    padded[: len(advice), :count] = advice
+    least = np.inf
+    for late in (1.0, -1.0):
+        rank, pace = (np.tile(x, (64, 1)) for x in (base.rank, late * base.eagerness))
+        for column in padded.reshape(-1, 64, n):
+            played = _play(instance, Plan(rank, pace, column))
+            least = min(least, float(played.seconds.min()))
+    return least
 
 
 def test_the_optimum_of_a_tiny_problem_is_found(tmp_path: Path) -> None:
@@ -228,11 +236,14 @@ def test_demonstrations_are_moves_that_earn() -> None:
     seconds = float(problem.instance.all_slow_seconds)
     task = teacher.make_task(["mlp"], [slow], [seconds], shown)
     assert task.cost(0, 0.25) == pytest.approx(0.75 * seconds)
-    model = make_agent("true-game", task)
-    replay = jax.jit(lambda moves: improve.replayed(model.game, slow, moves))
+    length = len(slow.moves) + 2
     for number, moves in shown:
         assert number == 0
         made = moves[moves >= 0]
         assert (moves[len(made) :] == -1).all()
-        end = replay(np.concatenate([made, np.resize(made[-1:], 16 - len(made))]))
-        assert float(end.seconds) < seconds
+        tried = np.tile(np.resize(made, length), (4, 1)).astype(np.int32)
+        _, (actions, states) = _walk(slow, _first(slow), tried)
+        assert (np.asarray(states.reward)[0, 1 : len(made) + 1] > 0).all()
+        legal = np.asarray(states.legal_action_mask)[0]
+        assert legal[np.arange(len(made)), made].all()
+        np.testing.assert_array_equal(actions[0, : len(made)], made)
