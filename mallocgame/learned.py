@@ -231,7 +231,8 @@ def _learn(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _replayed(model: Agent, one: Start, actions: Array) -> Standing:
-    return improve.replayed(model.game, one, actions)
+    game = improve.ImprovementGame(int(one.plan.rank.shape[0]))
+    return improve.replayed(game, one, actions)
 
 
 def _better(best: Found, states: Standing) -> Found:
