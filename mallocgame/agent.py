@@ -36,7 +36,14 @@ _BEHIND, _AHEAD = 12, 19  # Turns in the window, before and after the cursor's.
 # Times, from the present, at which the occupancy of fast memory is shown.
 _PROFILE = (-16, -8, -4, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 _TURNS = 8  # The number of turns is rounded up to a multiple.
-_OPTIONS = {"share": "1.0", "target": "tpu-v5e", "lanes": "4"}
+_OPTIONS = {
+    "share": "1.0",
+    "of": "chip",
+    "target": "tpu-v5e",
+    "lanes": "4",
+    "play": "improve",
+    "shown": "64",
+}
 
 
 class Board(NamedTuple):
@@ -106,7 +113,7 @@ def board(problem: Problem, plan: Plan) -> Board:
         instance=instance,
         turns=jnp.arange(-(-max(count, 1) // _TURNS) * _TURNS, dtype=jnp.int32),
         rank=jnp.asarray(plan.rank),
-        static=jnp.asarray(_static(instance, to_go)[order], jnp.float32),
+        static=jnp.asarray(static_features(instance, to_go)[order], jnp.float32),
         to_go=jnp.asarray(to_go, jnp.float32),
         times=jnp.int32(len(problem.program.instructions)),
     )
@@ -137,9 +144,12 @@ def actions_of(board: Board, advice: Int[Array, " N"]) -> Int[Array, " S"]:
 def task(flags: "TrainFlags") -> Task:
     """Returns the task of mapping programs: `python -m muzero.train --game mallocgame`.
 
-    Each program is played in the order of the best plan that every search starts from, and that
-    plan is demonstrated. Options: `share` of the chip's fast memory (several as 1.0+0.5, each an
-    instance of its own), `target`, `lanes` (games side by side when the plans are compared).
+    Options: `play`: improve (`mallocgame.improve`: a plan is changed move by move) or construct (an
+    access a turn, in the order of the best plan that every search starts from, which is
+    demonstrated); `share` of the fast memory (several as 1.0+0.5, each an instance of its own), and
+    of what: `of=chip` or `of=peak` of what the program would like to have there; `target`; `lanes`
+    (games side by side when plans are compared); `shown` (attempts per lane of the hill-climbing
+    whose steps are demonstrated in the improvement game).
     """
     options = flags.options()
     for name in options:
@@ -148,8 +158,18 @@ def task(flags: "TrainFlags") -> Task:
     one_of("target", options["target"], tuple(TARGETS))
     if not flags.programs:
         raise Failure("no_programs", "--programs names none", Exit.USAGE)
+    one_of("option play", options["play"], ("improve", "construct"))
+    one_of("option of", options["of"], ("chip", "peak"))
     shares = [float(share) for share in options["share"].split("+")]
-    problems = _problems(flags.programs, options["target"], shares)
+    problems = _problems(
+        flags.programs, options["target"], shares, of_peak=options["of"] == "peak"
+    )
+    if options["play"] == "improve":
+        from mallocgame import teacher
+
+        return teacher.task_of(
+            problems, lanes=int(options["lanes"]), attempts=int(options["shown"])
+        )
     return task_of(list(problems), list(problems.values()), lanes=int(options["lanes"]))
 
 
@@ -192,12 +212,16 @@ def make_task(
 
 
 def _problems(
-    paths: Sequence[Path], target: str, shares: Sequence[float]
+    paths: Sequence[Path], target: str, shares: Sequence[float], *, of_peak: bool
 ) -> dict[str, Problem]:
     """Reads programs and builds them, at each share, to one shape."""
     found: dict[str, Problem] = {}
     chip = TARGETS[target]
     given = {str(path): inputs.read(path) for path in paths}
+    whole = {
+        name: relaxation.peak_bytes(one.program) if of_peak else chip.capacity
+        for name, one in given.items()
+    }
     size = [0, 0]
     for _ in range(2):  # Once to learn the largest shape, once to build to it.
         for name, one in given.items():
@@ -205,7 +229,7 @@ def _problems(
                 found[f"{name}@{share:g}"] = instances.build(
                     one.program,
                     inputs.cost_model(one, chip),
-                    capacity=int(chip.capacity * share),
+                    capacity=int(whole[name] * share),
                     least_accesses=size[0],
                     least_times=size[1],
                 )
@@ -217,7 +241,7 @@ def _problems(
     return found
 
 
-def _static(instance: Instance, to_go: np.ndarray) -> np.ndarray:
+def static_features(instance: Instance, to_go: np.ndarray) -> np.ndarray:
     """Returns features of each access [N, F], by access."""
     a = jax.tree.map(np.asarray, instance.accesses)
     total = float(instance.all_slow_seconds)

@@ -10,6 +10,7 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.hlo import Program
 from mallocgame.instance import Problem
 
 
@@ -22,6 +23,18 @@ def lower_bound(problem: Problem) -> float:
     instructions directly, whichever is less, and for every result that is written.
     """
     return max(_instruction_floor(problem), _traffic_floor(problem))
+
+
+def peak_bytes(program: Program) -> int:
+    """Returns how much memory is live at once at most, of what may be in fast memory."""
+    steps = np.zeros(len(program.instructions) + 1, np.int64)
+    for buffer in program.buffers:
+        if buffer.never_fast_reason is None:
+            first = buffer.definition_time
+            last = max((use.time for use in buffer.uses), default=first)
+            steps[first] += buffer.size
+            steps[last + 1] -= buffer.size
+    return int(max(np.cumsum(steps).max(), 0))
 
 
 def _instruction_floor(problem: Problem) -> float:

@@ -42,10 +42,11 @@ class Settings(Flags):
     """auto (climbing and planning by turns), climb, mcts, muzero (the learning agent), msa, greedy; or of
     the engine: random, local, annealing, evolution, brkga, predicted."""
     checkpoint: Annotated[Path | None, arg(metavar="FILE.json")] = None
-    """For muzero: the card of the network that it plays with, which muzero.train wrote."""
+    """For muzero: the card of the network that it plays with, which muzero.train wrote; by default the one
+    that ships with the package."""
     agent: Literal["auto", "zero-shot", "fine-tuned", "from-scratch"] = "auto"
-    """For muzero: whether its network stays as it is, learns from this program too (auto, if there is
-    one), or begins with nothing (auto, if there is none)."""
+    """For muzero: whether its network stays as it is (auto), learns from this program too, or begins with
+    nothing."""
     target: str = ""
     """The chip; by default what the dump was made for, else tpu-v5e."""
     fast_bytes: ByteSize | None = None
@@ -85,8 +86,6 @@ class Settings(Flags):
             raise ValueError(f"--repeats must lie in 6..10000, not {self.repeats}")
         if self.strategy != "muzero" and (self.checkpoint or self.agent != "auto"):
             raise ValueError("--checkpoint and --agent are for --strategy muzero")
-        if self.checkpoint is None and self.agent in ("zero-shot", "fine-tuned"):
-            raise ValueError(f"--agent {self.agent} needs a --checkpoint")
         if self.checkpoint is not None and self.agent == "from-scratch":
             raise ValueError("--agent from-scratch takes no --checkpoint")
         if self.fast_bytes is not None and self.fast_bytes < 4096:
@@ -94,9 +93,7 @@ class Settings(Flags):
 
     def agent_mode(self) -> str:
         """Returns how the agent learns, one of `learned.MODES`."""
-        if self.agent != "auto":
-            return self.agent
-        return "from-scratch" if self.checkpoint is None else "fine-tuned"
+        return "zero-shot" if self.agent == "auto" else self.agent
 
     def fixed_options(self) -> dict[str, str]:
         """Returns the compile options that the user fixed.

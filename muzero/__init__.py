@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from muzero.config import LearnConfig, NetworkConfig, SearchConfig, TrainConfig
     from muzero.encoders import Tokens
     from muzero.guide import guided
+    from muzero.pointer import Choices
     from muzero.task import Task
     from muzero.training import Trainer
     from solvers.checkpoints import load_params
 
 _HOMES = {
+    "Choices": "muzero.pointer",
     "LearnConfig": "muzero.config",
     "NetworkConfig": "muzero.config",
     "SearchConfig": "muzero.config",
@@ -34,6 +36,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Choices",
     "LearnConfig",
     "NetworkConfig",
     "SearchConfig",

@@ -140,6 +140,7 @@ def make_agent(kind: Kind, task: Task) -> Agent:
         ),
         config=task.network,
         encoder=task.encoder,
+        kinds=task.kinds,
     )
     if kind == "true-game":
         return TrueGame(task.game, networks)

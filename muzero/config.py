@@ -35,6 +35,7 @@ class SearchConfig:
         max_considered: actions that the root considers.
         min_range: spread of the values at a node below which they count as nearly equal. The
             search scales them to [0, 1], and would else take noise for preference.
+        value_scale: how much the values weigh against the prior, as mctx has it.
         uniform_share: of the root's prior, spread evenly over the legal actions, so that what
             was once written off can come back.
     """
@@ -42,6 +43,7 @@ class SearchConfig:
     num_simulations: int = 16
     max_considered: int = 16
     min_range: float = 0.03
+    value_scale: float = 0.1
     uniform_share: float = 0.1
 
     def __post_init__(self) -> None:
@@ -108,6 +110,9 @@ class TrainConfig:
             et al. 2018.
         capacity: episodes kept for replay, C.
         best_kept: best episodes kept per instance.
+        warmup: updates before the first iteration, on demonstrations alone.
+        earning_only: of the best episodes and demonstrations, only moves that earned something are
+            imitated: for games that judge each move at once.
         reanalyse_every: iterations between two in which B old episodes are searched anew by the
             present network; 0: never.
         search: of a move.
@@ -119,6 +124,8 @@ class TrainConfig:
     most_random: float = 3.0
     capacity: int = 256
     best_kept: int = 4
+    warmup: int = 0
+    earning_only: bool = False
     reanalyse_every: int = 4
     search: SearchConfig = field(default_factory=SearchConfig)
     learn: LearnConfig = field(default_factory=LearnConfig)
@@ -128,5 +135,5 @@ class TrainConfig:
             raise ValueError("lanes must lie in 1..capacity")
         if not 0 < self.least_random <= self.most_random:
             raise ValueError("least_random must be positive, and not above most_random")
-        if self.best_kept < 1:
-            raise ValueError("best_kept must be at least 1")
+        if self.best_kept < 1 or self.warmup < 0:
+            raise ValueError("best_kept must be at least 1, and warmup not negative")

@@ -156,7 +156,7 @@ def learn(
     return (*carry, jax.tree.map(jnp.mean, history))
 
 
-def _heads(agent: Agent, params: Any, hidden: Array, target: Target) -> Losses:
+def _heads(agent: Agent, params: Any, hidden: Any, target: Target) -> Losses:
     """Returns the losses of what is thought of a hidden state; among legal actions alone."""
     networks = agent.networks
     seen = call(networks, params, "predict", hidden)
@@ -172,6 +172,12 @@ def _heads(agent: Agent, params: Any, hidden: Array, target: Target) -> Losses:
     return Losses(jnp.where(target.alive, policy, 0.0), value, zero, legal)
 
 
-def _with_gradient(x: Array, share: float) -> Array:
-    """Returns x; only a share of the gradient flows through it."""
-    return share * x + (1 - share) * jax.lax.stop_gradient(x)
+def _with_gradient(hidden: Any, share: float) -> Any:
+    """Returns the hidden state; only a share of the gradient flows through it."""
+
+    def damped(x: Array) -> Array:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        return share * x + (1 - share) * jax.lax.stop_gradient(x)
+
+    return jax.tree.map(damped, hidden)

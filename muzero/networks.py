@@ -1,6 +1,7 @@
 """MuZero's three functions: representation, dynamics, prediction (Schrittwieser et al. 2020).
 
-Of one position each; batch with `vmap`. W is the hidden width, A the actions, S the atoms.
+Of one position each; batch with `vmap`. W is the hidden width, A the actions, S the atoms. The hidden
+state is a vector, or, where actions belong to tokens (`muzero.pointer`), the tokens and a vector.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +13,10 @@ from jaxtyping import Array, Float, Int
 
 from muzero.config import NetworkConfig
 from muzero.encoders import Encoder, Residual
+from muzero.pointer import Advance, ChoiceEncoder, Pointed, PointerHead
 from muzero.support import Support
+
+Hidden = Float[Array, " W"] | Pointed
 
 
 class Prediction(NamedTuple):
@@ -31,6 +35,8 @@ class Networks(nn.Module):
         reward_support: of one step's reward.
         config: sizes.
         encoder: maps an observation to a vector; by default `Encoder` of the same sizes.
+        kinds: actions per token, if the observation is `pointer.Choices` and the policy points at
+            its tokens; 0: a logit per action.
     """
 
     num_actions: int
@@ -38,40 +44,57 @@ class Networks(nn.Module):
     reward_support: Support
     config: NetworkConfig
     encoder: nn.Module | None = None
+    kinds: int = 0
 
     def setup(self) -> None:
         """Declares the parts; only those that are called get parameters."""
         config = self.config
         if self.encoder is None:
-            self.own_encoder = Encoder(config)
+            self.own_encoder = ChoiceEncoder(config) if self.kinds else Encoder(config)
         self.hidden = nn.Dense(config.width)
-        self.transition = nn.Dense(config.width)
+        if self.kinds:
+            self.acted = Advance(config, self.kinds)
+        else:
+            self.transition = nn.Dense(config.width)
         self.blocks = [Residual() for _ in range(config.blocks)]
         self.reward_head = _Head(self.reward_support.size)
         self.value_head = _Head(self.value_support.size)
-        self.policy_head = _Head(self.num_actions)
-        self.legal_head = _Head(self.num_actions)
+        self.policy_head = self._action_head()
+        self.legal_head = self._action_head()
 
-    def represent(self, observation: Any) -> Float[Array, " W"]:
+    def _action_head(self) -> nn.Module:
+        return PointerHead(self.kinds) if self.kinds else _Head(self.num_actions)
+
+    def represent(self, observation: Any) -> Hidden:
         """Returns the hidden state of what is seen."""
         encoder = self.own_encoder if self.encoder is None else self.encoder
-        return _to_unit(self.hidden(encoder(observation)))
+        seen = encoder(observation)
+        if isinstance(seen, Pointed):
+            return seen._replace(whole=_to_unit(self.hidden(seen.whole)))
+        return _to_unit(self.hidden(seen))
 
     def advance(
-        self, hidden: Float[Array, " W"], action: Int[Array, ""]
-    ) -> tuple[Float[Array, " W"], Float[Array, " S"]]:
+        self, hidden: Hidden, action: Int[Array, ""]
+    ) -> tuple[Hidden, Float[Array, " S"]]:
         """Returns the hidden state after an action, and the reward's logits."""
+        if isinstance(hidden, Pointed):
+            after = self.acted(hidden, action)
+            x = after.whole
+            for block in self.blocks:
+                x = block(x)
+            return after._replace(whole=_to_unit(x)), self.reward_head(x)
         one_hot = jax.nn.one_hot(action, self.num_actions)
         x = hidden + self.transition(jnp.concatenate([hidden, one_hot]))
         for block in self.blocks:
             x = block(x)
         return _to_unit(x), self.reward_head(x)
 
-    def predict(self, hidden: Float[Array, " W"]) -> Prediction:
+    def predict(self, hidden: Hidden) -> Prediction:
         """Returns what is thought of a hidden state."""
-        return Prediction(self.policy_head(hidden), self.value_head(hidden))
+        whole = hidden.whole if isinstance(hidden, Pointed) else hidden
+        return Prediction(self.policy_head(hidden), self.value_head(whole))
 
-    def legality(self, hidden: Float[Array, " W"]) -> Float[Array, " A"]:
+    def legality(self, hidden: Hidden) -> Float[Array, " A"]:
         """Returns logits of each action's being legal: within the learned rules nobody else says."""
         return self.legal_head(hidden)
 

@@ -43,6 +43,13 @@ class Lanes(NamedTuple):
     random: Float[Array, " B"]  # Share of such moves made at random instead.
 
 
+class Searched(NamedTuple):
+    """A batch of searches: what they say, and their trees."""
+
+    plan: "Plan"
+    tree: Any  # mctx.Tree; node 0 is the root, embeddings are the agent's.
+
+
 class Plan(NamedTuple):
     """What a search says of B positions."""
 
@@ -51,7 +58,7 @@ class Plan(NamedTuple):
     value: Float[Array, " B"]
 
 
-def plan(
+def search(
     agent: Agent,
     params: Any,
     instances: Any,
@@ -60,7 +67,7 @@ def plan(
     *,
     config: SearchConfig,
     gumbel_scale: float | Float[Array, ""],
-) -> Plan:
+) -> Searched:
     """Searches a batch of positions (Danihelka et al. 2022).
 
     Args:
@@ -102,7 +109,9 @@ def plan(
         max_num_considered_actions=min(config.max_considered, agent.game.num_actions),
         gumbel_scale=gumbel_scale,
         qtransform=functools.partial(
-            mctx.qtransform_completed_by_mix_value, epsilon=config.min_range
+            mctx.qtransform_completed_by_mix_value,
+            epsilon=config.min_range,
+            value_scale=config.value_scale,
         ),
     )
     summary = output.search_tree.summary()
@@ -111,7 +120,13 @@ def plan(
     total = jnp.sum(mass, axis=1)
     value = jnp.sum(mass * summary.qvalues, axis=1) / jnp.maximum(total, 1e-6)
     value = jnp.where(total > 1e-6, value, summary.value)
-    return Plan(output.action.astype(jnp.int32), output.action_weights, value)
+    found = Plan(output.action.astype(jnp.int32), output.action_weights, value)
+    return Searched(found, output.search_tree)
+
+
+def plan(*args: Any, **kwargs: Any) -> Plan:
+    """Returns what `search`, which takes the same arguments, says."""
+    return search(*args, **kwargs).plan
 
 
 def _mixed(
@@ -185,6 +200,46 @@ def play(
     _, columns = jax.lax.scan(turn, start, jnp.arange(steps))
     by_lane = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), columns)
     return Episode(lanes.which, lanes.seed, *by_lane)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def follow(game: Game, instances: Any, lanes: Lanes) -> Episode:
+    """Plays the moves that are given, and thinks nothing: demonstrations.
+
+    Args:
+        game: the rules.
+        instances: leading axis I.
+        lanes: moves to make; an episode is taken to be over at its first -1.
+
+    Returns:
+        Episodes with a leading axis B; their weights say what was played.
+    """
+
+    def one(which: Array, seed: Array, moves: Array) -> Episode:
+        instance = row(instances, which)
+        given = jnp.cumsum(moves < 0) == 0
+
+        def turn(
+            state: Any, step: tuple[Array, Array]
+        ) -> tuple[Any, tuple[Array, ...]]:
+            alive = ~state.terminated & step[1]
+            action = jnp.where(alive, step[0], 0)
+            after = game.step(instance, state, action)
+            return after, (
+                state.observation,
+                action,
+                state.legal_action_mask & alive,
+                jax.nn.one_hot(action, game.num_actions) * alive,
+                jnp.float32(0),
+                jnp.where(alive, after.reward, 0.0),
+                alive,
+            )
+
+        state = game.init(instance, jax.random.wrap_key_data(seed))
+        _, columns = jax.lax.scan(turn, state, (moves, given))
+        return Episode(which, seed, *columns)
+
+    return jax.vmap(one)(lanes.which, lanes.seed, lanes.moves)
 
 
 @functools.partial(jax.jit, static_argnums=0)

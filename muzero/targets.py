@@ -70,10 +70,15 @@ def window(
     )
 
 
-def imitation(episode: Episode) -> Episode:
-    """Returns the episode with its own actions and returns for what the search thought."""
+def imitation(episode: Episode, *, earning_only: bool = False) -> Episode:
+    """Returns the episode with its own actions and returns for what the search thought.
+
+    Where only earning moves are to be imitated, the weights of the others are zero, so that nothing
+    is learnt of what to do there.
+    """
     taken = jax.nn.one_hot(episode.action, episode.weights.shape[1])
+    copied = episode.alive & ((episode.reward > 0) | (not earning_only))
     return episode._replace(
-        weights=taken * episode.alive[:, None],
+        weights=taken * copied[:, None],
         value=returns(episode.reward, episode.value, None) * episode.alive,
     )

@@ -26,8 +26,10 @@ class Task:
         reward_range: of one step's reward.
         network: sizes.
         encoder: of observations; None for the one that their structure says.
+        kinds: actions per token, if observations are `pointer.Choices`; 0 if they aren't.
         demonstrations: episodes to start from, each the number of its instance and its actions
-            [T], -1 where the search shall choose. They are kept until better ones are found.
+            [T], -1 from where it ends. They are kept until better ones are found.
+        plays: what the game is called in the cards of agents; one for another game is refused.
         unit: of a cost, for reports.
         cost_fn: maps the number of an instance and a return to a cost; None for how much the
             return falls short of the top of `value_range`.
@@ -40,7 +42,9 @@ class Task:
     reward_range: tuple[float, float]
     network: NetworkConfig = field(default_factory=NetworkConfig)
     encoder: nn.Module | None = None
+    kinds: int = 0
     demonstrations: Sequence[tuple[int, np.ndarray]] = ()
+    plays: str = ""
     unit: str = "shortfall"
     cost_fn: Callable[[int, float], float] | None = None
 

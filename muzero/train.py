@@ -55,9 +55,11 @@ class TrainFlags(Flags):
     budget: BudgetFlag = Budget(seconds=3600.0)
     """What training may spend: 30s, 1h, 2000evals (steps of the game or of its model)."""
     iterations: int = 100
-    """After so many iterations training ends, if the budget has not ended it."""
+    """After so many iterations training ends, if the budget has not ended it; 0: after the warm-up."""
     checkpoint_every: int = 10
     """Iterations between two checkpoints."""
+    start_from: Annotated[Path | None, arg(metavar="FILE.json")] = None
+    """The card of an agent whose parameters to begin with, trained on other instances of the game."""
     distributed: bool = False
     """Train together with the other processes that run this command, by jax.distributed; who they are is
     known from SLURM or Kubernetes, or said by the next three flags."""
@@ -74,8 +76,8 @@ class TrainFlags(Flags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.iterations < 1 or self.checkpoint_every < 1:
-            raise ValueError("--iterations and --checkpoint-every must be at least 1")
+        if self.iterations < 0 or self.checkpoint_every < 1:
+            raise ValueError("--checkpoint-every must be at least 1, --iterations 0")
         self.options()
         said = (self.coordinator, self.num_processes, self.process_id)
         if not self.distributed and said != ("", 0, -1):
@@ -128,9 +130,13 @@ def train(flags: TrainFlags, session: Session) -> Outcome:
             "option": sorted(flags.option),
             "config": dataclasses.asdict(flags.config),
         }
+        | ({"start_from": str(flags.start_from)} if flags.start_from else {})
     )
     with Checkpoints(folder, about(task, kind)) as checkpoints:
-        state = alone.init(task.instances, flags.seed, task.demonstrations)
+        params = None
+        if flags.start_from is not None:
+            params = _given(flags.start_from, alone, task, kind)
+        state = alone.init(task.instances, flags.seed, task.demonstrations, params)
         shown = alone.best_totals(state, len(task.names))
         state = hosts.spread(state)
         if checkpoints.newest is not None:
@@ -148,7 +154,9 @@ def about(task: "Task", kind: str) -> dict[str, Any]:
     """Returns what a checkpoint says of itself: enough to know whether an agent fits a task."""
     return {
         "agent": kind,
-        "num_actions": task.game.num_actions,
+        "plays": task.plays,
+        # Where the policy points at tokens, it knows instances of any size.
+        "num_actions": task.kinds or task.game.num_actions,
         "value_range": list(task.value_range),
         "reward_range": list(task.reward_range),
         "network": {
@@ -183,6 +191,26 @@ def find_task(flags: TrainFlags) -> "Task":
             Exit.USAGE,
         )
     return found
+
+
+def _given(card: Path, trainer: "Trainer", task: "Task", kind: str) -> Any:
+    """Returns the parameters of a card.
+
+    Raises:
+        Failure: status 3, if it can't be read.
+        WeightsError: it is damaged, or another agent's.
+    """
+    from muzero import agentfile
+
+    shapes = trainer.parameters(task.instances)
+    try:
+        return agentfile.load(card, shapes, {"agent": kind, "plays": task.plays})
+    except OSError as error:
+        raise Failure(
+            "unreadable_checkpoint",
+            f"--start-from {card}: {error.strerror}",
+            Exit.NOT_FOUND,
+        ) from None
 
 
 def _iterate(

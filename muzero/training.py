@@ -5,6 +5,7 @@ read back goes on to the same result. What is compiled is compiled in the first 
 iteration only the metrics come to the host.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ class Trainer:
         instances: Any,
         seed: int,
         demonstrations: Sequence[tuple[int, np.ndarray]] = (),
+        params: Any = None,
     ) -> TrainState:
         """Returns the state before the first iteration.
 
@@ -62,11 +64,14 @@ class Trainer:
             instances: leading axis I.
             seed: root of all randomness.
             demonstrations: as in `Task`.
+            params: to begin with; None for new ones.
 
         Raises:
             ValueError: if a demonstration breaks the rules.
         """
         state = self._start(instances, jax.random.key_data(jax.random.key(seed)))
+        if params is not None:
+            state = state._replace(params=params)
         lanes = self.config.lanes
         for first in range(0, len(demonstrations), lanes):
             some = list(demonstrations[first : first + lanes])
@@ -76,12 +81,48 @@ class Trainer:
             moves = jnp.asarray(np.stack([moves for _, moves in some]), jnp.int32)
             key = jax.random.wrap_key_data(state.key)
             seeds = jax.random.key_data(jax.random.split(key, lanes))
-            episodes = self._play(
-                instances, state, Lanes(which, seeds, moves, jnp.zeros(lanes)), key, 0.0
+            episodes = selfplay.follow(
+                self.agent.game, instances, Lanes(which, seeds, moves, jnp.zeros(lanes))
             )
             _require_legal(episodes)
             state = self._remember(state, episodes, size(instances))
+        if demonstrations and self.config.warmup:
+            state = self._warmed(state)
         return state
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _warmed(self, state: TrainState) -> TrainState:
+        """Learns from the demonstrations alone."""
+        config = dataclasses.replace(
+            self.config.learn, best_share=1.0, updates=self.config.warmup
+        )
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), 2)
+        params, opt_state, _, _ = learner.learn(
+            self.agent,
+            state.params,
+            state.opt_state,
+            state.recent,
+            state.best,
+            key,
+            config,
+        )
+        return state._replace(params=params, opt_state=opt_state)
+
+    def parameters(self, instances: Any) -> Any:
+        """Returns the shapes of the parameters; nothing is computed."""
+        return jax.eval_shape(self._made, instances, jax.random.key(0))
+
+    def new(self, instances: Any, seed: int) -> Any:
+        """Returns parameters that know nothing."""
+        return jax.jit(self._made)(instances, jax.random.key(seed))
+
+    def _made(self, instances: Any, key: PRNGKeyArray) -> Any:
+        # From the shapes of what is seen alone, so that no game is compiled for it.
+        shape = jax.eval_shape(
+            lambda x: self.agent.game.init(row(x, 0), key).observation, instances
+        )
+        seen = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+        return self.agent.init(key, seen)
 
     def iterate(
         self, instances: Any, state: TrainState
@@ -172,9 +213,7 @@ class Trainer:
     @functools.partial(jax.jit, static_argnums=0)
     def _start(self, instances: Any, seed: UInt[Array, " K"]) -> TrainState:
         key = jax.random.wrap_key_data(seed)
-        board = row(instances, 0)
-        state = self.agent.game.init(board, key)
-        params = self.agent.init(jax.random.fold_in(key, 1), state.observation)
+        params = self._made(instances, jax.random.fold_in(key, 1))
         lanes = self._lanes(instances, jnp.zeros(1, jnp.int32), key)
         shapes = jax.eval_shape(
             functools.partial(selfplay.play, self.agent, config=self.config.search),
@@ -249,7 +288,7 @@ class Trainer:
         num_instances: int,
     ) -> tuple[TrainState, dict[str, Array]]:
         config = self.config.learn
-        state = _remembered(state, episodes, num_instances)
+        state = self._remembered(state, episodes, num_instances)
         priority = replay.surprise(episodes, config.bootstrap)
         recent = replay.add(state.recent, episodes, priority)
         params, opt_state, recent, losses = learner.learn(
@@ -279,7 +318,16 @@ class Trainer:
     def _remember(
         self, state: TrainState, episodes: Episode, num_instances: int
     ) -> TrainState:
-        return _remembered(state, episodes, num_instances)
+        return self._remembered(state, episodes, num_instances)
+
+    def _remembered(
+        self, state: TrainState, episodes: Episode, num_instances: int
+    ) -> TrainState:
+        imitated = jax.vmap(
+            functools.partial(targets.imitation, earning_only=self.config.earning_only)
+        )(episodes)
+        best = replay.keep_best(state.best, imitated, num_instances)
+        return state._replace(best=best)
 
     @functools.partial(jax.jit, static_argnums=0)
     def _picked(
@@ -348,12 +396,6 @@ def size(instances: Any) -> int:
 
 def _best_totals(best: Replay, num_instances: int) -> Float[Array, " I"]:
     return jnp.max(best.total.reshape(num_instances, -1), axis=1)
-
-
-def _remembered(state: TrainState, episodes: Episode, num_instances: int) -> TrainState:
-    imitated = jax.vmap(targets.imitation)(episodes)
-    best = replay.keep_best(state.best, imitated, num_instances)
-    return state._replace(best=best)
 
 
 def _require_legal(episodes: Episode) -> None:

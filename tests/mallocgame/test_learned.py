@@ -15,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mallocgame import agent, engine, learned
+from mallocgame import engine, improve, learned, teacher
 from mallocgame.engine import Found, Settings
 from mallocgame.instance import Problem
 from muzero import agentfile
 from muzero.agents import make_agent
+from muzero.config import TrainConfig
+from muzero.training import Trainer
 from solvers.weights import WeightsError
 from tests.mallocgame import programs
 
@@ -37,14 +39,14 @@ def _mlp() -> tuple[Problem, dict[str, Found]]:
 def _params() -> Any:
     problem, start = _mlp()
     best = min(start.values(), key=lambda found: found.seconds)
-    board = agent.board(problem, best.plan)
-    task = agent.make_task(["mlp"], [board], [jnp.asarray(best.plan.advice)])
-    position = task.game.init(board, jax.random.key(0))
-    return make_agent("true-game", task).init(jax.random.key(1), position.observation)
+    first = improve.start(problem, best.plan)
+    task = teacher.make_task(["mlp"], [first], [best.seconds])
+    trainer = Trainer(agent=make_agent("true-game", task), config=TrainConfig())
+    return trainer.new(task.instances, 1)
 
 
 def _card(folder: Path, **about: object) -> Path:
-    said = {"agent": "true-game"} | about
+    said = {"agent": "true-game", "plays": teacher.PLAYS} | about
     return agentfile.save(folder, "agent", _params(), said)[1]
 
 
@@ -80,6 +82,9 @@ def test_what_is_saved_is_what_plays(tmp_path: Path) -> None:
 def test_foreign_and_damaged_agents_are_one_line(tmp_path: Path) -> None:
     card = _card(tmp_path, agent="learned-model")
     with pytest.raises(WeightsError, match="agent with another agent"):
+        learned.load(card, _params())
+    card = _card(tmp_path, plays="chess")
+    with pytest.raises(WeightsError, match="agent with another plays"):
         learned.load(card, _params())
     other = jax.tree.map(lambda x: jnp.zeros((*x.shape, 2)), _params())
     with pytest.raises(WeightsError, match="is of shape"):
@@ -122,9 +127,9 @@ def test_the_command_plays_with_a_card(tmp_path: Path) -> None:
     [
         (["--checkpoint", "nowhere.json"], 2, "are for --strategy muzero"),
         (
-            ["--strategy", "muzero", "--agent", "zero-shot"],
+            ["--strategy", "muzero", "--agent", "from-scratch", "--checkpoint", "x"],
             2,
-            "--agent zero-shot needs a --checkpoint",
+            "--agent from-scratch takes no --checkpoint",
         ),
         (
             ["--strategy", "muzero", "--checkpoint", "nowhere.json"],

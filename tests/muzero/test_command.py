@@ -116,7 +116,7 @@ def test_training_that_is_stopped_goes_on_to_the_same_result(
         ([], "nothing", "unknown_game"),
         (["--strategy=greedy"], "make", "unknown_strategy"),
         (["--option=x"], "make", "usage"),
-        (["--iterations=0"], "make", "usage"),
+        (["--iterations=-1"], "make", "usage"),
     ],
 )
 def test_what_cannot_be_trained_is_one_line(
