@@ -63,7 +63,7 @@ def commands(page: Path) -> list[Command]:
         line
         for block in blocks(page)
         if block.language in ("", "bash", "sh")
-        for line in block.text.splitlines()
+        for line in block.text.replace("\\\n", " ").splitlines()
     ]
     prose = _FENCE.sub("", text)
     lines += [line.strip() for line in prose.splitlines() if line.startswith("    ")]
