@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
-from mallocgame import changes, climb, engine, improve, learned, teacher
+from mallocgame import changes, climb, engine, improve, learned, rollout, teacher
 from mallocgame.changes import KINDS, NUM_KINDS
 from mallocgame.climb import MAX_EAGERNESS, MIN_EAGERNESS
 from mallocgame.improve import ImprovementGame, Standing, Start
@@ -182,7 +182,7 @@ def _tiny() -> Problem:
 def _by_brute_force(problem: Problem) -> float:
     """Returns the least time of all advice that could be followed, in the program's order of play."""
     instance, count = problem.instance, len(problem.accesses)
-    base = engine.seeds(problem)["greedy"]
+    base = rollout.plan(instance, instance.order)
     options = []
     for access in range(count):
         row = jax.tree.map(lambda x: x[access], problem.columns)  # noqa: B023
@@ -206,7 +206,8 @@ def test_the_optimum_of_a_tiny_problem_is_found(tmp_path: Path) -> None:
     """By search alone, from seed 0, with a network that knows nothing."""
     problem = _tiny()
     optimum = _by_brute_force(problem)
-    slow = engine.seeds(problem)["all_slow"]
+    greedy = rollout.plan(problem.instance, problem.instance.order)
+    slow = greedy._replace(advice=jnp.full_like(greedy.advice, DROP))
     start = engine.evaluate(problem, {"all_slow": slow}, SETTINGS)
     assert start["all_slow"].seconds > 1.02 * optimum
     first = improve.start(problem, slow)
