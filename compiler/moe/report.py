@@ -1,10 +1,9 @@
 """What a search for a plan leaves for a person: timelines as a page and for Perfetto."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from compiler.cost import links, perfetto
-from compiler.cost.timeline import COMPUTE, Event
+from compiler.cost.lanes import lanes as figure
 from compiler.moe.explore import CLOSED_FORM, DEFAULT, Candidate, Simulated
 from compiler.moe.machine import Setting
 from compiler.moe.program import Passes
@@ -13,20 +12,13 @@ from solvers.report import (
     Column,
     Component,
     Fact,
-    Interval,
-    Lane,
-    Lanes,
     Line,
     Page,
     Section,
     Series,
     Table,
-    TimeAxis,
 )
 from solvers.report import render as render_page
-
-# Shorter ones can't be seen, and there are thousands.
-_LEAST_SHARE = 2e-4
 
 
 def write(
@@ -89,7 +81,7 @@ def _page(
     )
     sections = [Section(title="Result", components=[table])]
     lanes: list[Component] = [
-        _lanes(one)
+        figure(one.name, one.judged.timeline)
         for one in (shown[0], best)
         if one.judged and (one is best or one.genes != best.genes)
     ]
@@ -137,37 +129,3 @@ def _page(
         sections=sections,
         footer=session.name,
     )
-
-
-def _lanes(one: Candidate) -> Lanes:
-    assert one.judged
-    events = one.judged.timeline.events
-    least = _LEAST_SHARE * one.judged.timeline.total
-    streams = [COMPUTE, *sorted({e.stream for e in events} - {COMPUTE})]
-    return Lanes(
-        title=one.name,
-        lanes=[
-            Lane(name=stream, intervals=list(_intervals(events, stream, least)))
-            for stream in streams
-        ],
-        axis=TimeAxis(unit="cycles", group="cycles"),
-        amount_label="cycles",
-        amount_unit="cycles",
-        categories=sorted({event.kind for event in events}),
-    )
-
-
-def _intervals(
-    events: Iterable[Event], stream: str, least: float
-) -> Iterable[Interval]:
-    for event in events:
-        if event.stream == stream and event.end - event.start >= least:
-            waited = min(event.exposed, event.end - event.start)
-            yield Interval(
-                label=event.name,
-                start=event.start,
-                end=event.end,
-                amount=event.end - event.start,
-                wait=(event.end - waited, event.end) if waited else None,
-                category=event.kind,
-            )

@@ -2,11 +2,11 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from compiler.cost import links, perfetto
-from compiler.cost.timeline import COMPUTE, Event
+from compiler.cost.lanes import lanes as figure
 from compiler.sharding.equal import Checked
 from compiler.sharding.explore import Candidate, Found
 from compiler.sharding.plan import Leaf, Plan
@@ -15,9 +15,6 @@ from solvers.report import (
     Column,
     Component,
     Fact,
-    Interval,
-    Lane,
-    Lanes,
     Layer,
     Line,
     Page,
@@ -31,8 +28,6 @@ from solvers.report import (
 from solvers.report import render as render_page
 from solvers.report.components import Cell
 
-# Shorter ones can't be seen, and there are thousands.
-_LEAST_SHARE = 2e-4
 _PICTURES = 12  # Arrays that are drawn, the largest; a layer's repetitions once.
 _MIB = 1 << 20
 
@@ -98,7 +93,9 @@ def _page(
         ),
     ]
     timed = [reference, best] if best is not reference else [best]
-    lanes: list[Component] = [_lanes(one) for one in timed if one.judged]
+    lanes: list[Component] = [
+        figure(one.name, one.judged.timeline) for one in timed if one.judged
+    ]
     if lanes:
         sections.append(
             Section(
@@ -288,37 +285,3 @@ def _slice(
         parts *= sizes[axis]
     width = leaf.shape[dim] // parts
     return index * width, width
-
-
-def _lanes(one: Candidate) -> Lanes:
-    assert one.judged
-    events = one.judged.timeline.events
-    least = _LEAST_SHARE * one.judged.timeline.total
-    streams = [COMPUTE, *sorted({e.stream for e in events} - {COMPUTE})]
-    return Lanes(
-        title=one.name,
-        lanes=[
-            Lane(name=stream, intervals=list(_intervals(events, stream, least)))
-            for stream in streams
-        ],
-        axis=TimeAxis(unit="cycles", group="cycles"),
-        amount_label="cycles",
-        amount_unit="cycles",
-        categories=sorted({event.kind for event in events}),
-    )
-
-
-def _intervals(
-    events: Iterable[Event], stream: str, least: float
-) -> Iterable[Interval]:
-    for event in events:
-        if event.stream == stream and event.end - event.start >= least:
-            waited = min(event.exposed, event.end - event.start)
-            yield Interval(
-                label=event.name,
-                start=event.start,
-                end=event.end,
-                amount=event.end - event.start,
-                wait=(event.end - waited, event.end) if waited else None,
-                category=event.kind,
-            )
