@@ -163,7 +163,7 @@ def episodes(
         )
         seen = output.search_tree.embeddings
         visited = output.search_tree.node_visits > 0
-        best = jax.vmap(_best_of)(best, seen, visited)
+        best = jax.vmap(best_of)(best, seen, visited)
         lines = jax.vmap(functools.partial(extend, game), (None, 0, 0))(
             instance, lines, output.action
         )
@@ -176,7 +176,7 @@ def episodes(
         0, game.num_decisions(instance), turn, (lines, best)
     )
     played = jax.tree.map(lambda x: x[:, None], lines)
-    return jax.vmap(_best_of)(best, played, jnp.ones((batch, 1), bool))
+    return jax.vmap(best_of)(best, played, jnp.ones((batch, 1), bool))
 
 
 @functools.partial(
@@ -248,7 +248,7 @@ def beam(
     return Episodes(lines.actions[order], total[order])
 
 
-def _best_of(best: Episodes, lines: Line, valid: Array) -> Episodes:
+def best_of(best: Episodes, lines: Line, valid: Array) -> Episodes:
     """Returns the better of an episode and of the finished lines among many."""
     total = jnp.where(valid & lines.state.terminated, lines.total, -jnp.inf)
     index = jnp.argmax(total)

@@ -6,7 +6,7 @@ from solvers.strategies.brkga import RandomKey
 from solvers.strategies.covariance import CovarianceAdaptation
 from solvers.strategies.evolution import Evolution
 from solvers.strategies.local import Local
-from solvers.strategies.planned import Beam, Mcts
+from solvers.strategies.planned import Beam, Mcts, Uct
 from solvers.strategies.predicted import Predicted
 from solvers.strategies.sampling import Random
 
@@ -19,6 +19,7 @@ STRATEGIES: dict[str, Strategy] = {
     "cma": CovarianceAdaptation(),
     "beam": Beam(),
     "mcts": Mcts(),
+    "uct": Uct(),
     "predicted": Predicted(),
     "guided": Informed(),
 }
@@ -48,5 +49,6 @@ __all__ = [
     "Predicted",
     "Random",
     "RandomKey",
+    "Uct",
     "by_name",
 ]

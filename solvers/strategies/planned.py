@@ -1,4 +1,4 @@
-"""Strategies that play the problem's game: Gumbel MuZero over the true rules, and beam search.
+"""Strategies that play the problem's game: Gumbel MuZero over the true rules, plain UCT, and beam search.
 
 They spend simulations inside the game, and propose the best schedules that they came across.
 """
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from solvers import planning, spaces
+from solvers import planning, spaces, uct
 from solvers.planning import Episodes
 from solvers.problem import Problem
 from solvers.protocols import Genome, Proposal
@@ -75,6 +75,51 @@ class Mcts:
             value_fn=problem.value_fn or planning.nothing,
         )
         spent = self.batch * steps * (self.num_simulations + 1)
+        return _propose(problem, instance, found, spent, state)
+
+    def tell(
+        self, problem: Problem, state: Incumbent, genomes: Genome, costs: np.ndarray
+    ) -> Incumbent:
+        """Remembers the best, or starts anew."""
+        return _remember(state, genomes, costs, self.patience)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uct:
+    """Plain UCT: trees from the start of the game, random play below them, nothing learned from one to the next.
+
+    Attributes:
+        batch: trees side by side.
+        num_simulations: positions added to each tree.
+        exploration: of the upper confidence bound.
+        patience: as in `Mcts`.
+    """
+
+    batch: int = 1
+    num_simulations: int = 128
+    exploration: float = 2**0.5
+    patience: int = 4
+
+    def init(self, problem: Problem, key: PRNGKeyArray) -> Incumbent:
+        """Raises ValueError if there is no game to play."""
+        _require_game(problem, "uct")
+        return Incumbent()
+
+    def ask(
+        self, problem: Problem, state: Incumbent, key: PRNGKeyArray
+    ) -> tuple[Proposal, Incumbent]:
+        """Grows a batch of trees."""
+        game, instance = _next(problem, state, key)
+        found = uct.search(
+            game,
+            instance,
+            key,
+            batch=self.batch,
+            num_simulations=self.num_simulations,
+            exploration=self.exploration,
+        )
+        # At most: what is above a position in the tree is not played again.
+        spent = self.batch * (self.num_simulations + 1) * game.num_decisions(instance)
         return _propose(problem, instance, found, spent, state)
 
     def tell(

@@ -26,7 +26,7 @@ from solvers.pool import LocalPool, TimeLimit, WorkerDied
 from solvers.problem import Problem
 from solvers.protocols import Genome, Measurement
 from solvers.spaces import ChoiceSpace
-from solvers.strategies import Beam, Local, Mcts, Predicted
+from solvers.strategies import Beam, Local, Mcts, Predicted, Uct
 from tests.solvers import known, slow_oracle
 from tests.solvers.slow_oracle import SlowOracle
 
@@ -44,6 +44,7 @@ ROOT = Path(__file__).parents[2]
         ("brkga", 700),
         (Beam(width=8), 3000),
         (Mcts(batch=2, num_simulations=8), 4000),
+        (Uct(num_simulations=512), 4000),
         ("predicted", 120),
     ],
     ids=[
@@ -54,6 +55,7 @@ ROOT = Path(__file__).parents[2]
         "brkga",
         "beam",
         "mcts",
+        "uct",
         "predicted",
     ],
 )
