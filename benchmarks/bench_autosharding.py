@@ -1,31 +1,32 @@
 """XLA's production auto-sharding pass on the programs of `bench_sharding`, scored in both ways.
 
-    python -m benchmarks.bench_autosharding DIR [--python PATH]
+    python -m benchmarks.bench_autosharding DIR [--python PATH] [--write]
 
 The pass is in jax 0.10.0 with libtpu 0.0.40 and in nothing later, so it runs in an environment of its own:
 `benchmarks/autosharding.py` says how to make one, and PATH is its Python. What it answers is kept in DIR; without
-`--python` only what is there is scored. Cycles of one device, walked by `compiler.cost.timeline` as `bench_sharding` does:
-"own" the executable that the pass itself made, with its shardings of arrays inside; "again" its shardings of
-arguments and results, compiled by today's libtpu with the options that our plans have.
+`--python` only what is there is scored. `--write` adds the scores to the lines of `bench_sharding`. Cycles of one
+device, walked by `compiler.cost.timeline` as `bench_sharding` does: "own" the executable that the pass itself made, with
+its shardings of arrays inside; "again" its shardings of arguments and results, compiled by today's libtpu with the
+options that our plans have.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import bench_sharding, rows
 from solvers.command import keep_compiled
 
 if TYPE_CHECKING:
     from compiler.sharding.plan import Leaf, Plan, Spec
 
-PROGRAMS = ("mlp", "block", "moe", "train")
+PROGRAMS = ("mlp", "block", "moe", "train", "layers12:4x4", "layers12:8x8")
 BUDGETS = ("default", "16")
 SCRIPT = Path(__file__).with_name("autosharding.py")
-TOPOLOGY = "v5e:2x4"
 _MIB = float(1 << 20)
 
 
@@ -35,32 +36,48 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--python", type=Path, help="of the pass's environment")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
+    parser.add_argument("--seconds", type=float, default=1800.0, help="for one")
+    parser.add_argument(
+        "--write", action="store_true", help=f"to {bench_sharding.LINES}"
+    )
     flags = parser.parse_args()
     keep_compiled(on_host=True)
+    print(
+        "| program | budget, GiB | arguments are cut | MiB | own | again | the pass, s |"
+    )
+    print("|---|---:|---|---:|---:|---:|---:|")
     for name in flags.programs:
+        program, _, form = name.partition(":")
+        form = form or "2x4"
         for budget in BUDGETS:
-            answer = flags.folder / f"{name}-{budget}.json"
+            answer = flags.folder / f"{program}-{form}-{budget}.json"
             if flags.python is not None and not answer.exists():
-                command = [flags.python, SCRIPT, name, budget, flags.folder]
-                subprocess.run(command, check=False)
-    for line in table(flags.folder, flags.programs):
-        print(line, flush=True)
+                words = [program, budget, flags.folder, f"v5e:{form}"]
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    subprocess.run(
+                        [flags.python, SCRIPT, *words],
+                        check=False,
+                        timeout=flags.seconds,
+                    )
+            if not answer.exists():
+                print(f"| {name} | {budget} | no answer | | | | |", flush=True)
+                continue
+            found = scored(answer)
+            if flags.write:
+                rows.append(bench_sharding.LINES, {"part": "auto", **found})
+            print(
+                f"| {name} | {budget} | {found['cut']} | {found['mib']:.0f} | {found['own']:,.0f} "
+                f"| {_cycles(found)} | {found['seconds']:.0f} |",
+                flush=True,
+            )
 
 
-def table(folder: Path, programs: tuple[str, ...]) -> Iterator[str]:
-    """Yields a line for each program and budget."""
-    yield "| program | budget, GiB | arguments are cut | MiB | own | again | the pass, s |"
-    yield "|---|---:|---|---:|---:|---:|---:|"
-    for name in programs:
-        for budget in BUDGETS:
-            answer = folder / f"{name}-{budget}.json"
-            if answer.exists():
-                yield _row(answer)
-            else:
-                yield f"| {name} | {budget} | no answer | | | | |"
+def _cycles(found: rows.Row) -> str:
+    return f"{found['again']:,.0f}" if found["again"] else str(found["failure"])
 
 
-def _row(path: Path) -> str:
+def scored(path: Path) -> rows.Row:
+    """Returns what an answer of the pass costs, both ways."""
     from benchmarks import sharding_programs
     from compiler.backends import CompilerError
     from compiler.cost import links, timeline
@@ -68,20 +85,28 @@ def _row(path: Path) -> str:
     from compiler.sharding.oracle import Judge
 
     answer = json.loads(path.read_text())
+    topology = answer["topology"]
     program = sharding_programs.PROGRAMS[answer["program"]]()
     plan = _plan(program, answer)
     module = load(path.with_suffix(".hlo.pb"))
-    own = timeline.simulate(module, links.of_topology(TOPOLOGY)).total
-    judge = Judge(fn=program.fn, args=program.args, topology=TOPOLOGY)
+    own = timeline.simulate(module, links.of_topology(topology)).total
+    judge = Judge(fn=program.fn, args=program.args, topology=topology)
+    again, failure = None, ""
     try:
-        again = f"{judge(plan).timeline.total:,.0f}"
+        again = judge(plan).timeline.total
     except CompilerError as error:
-        again = error.reason
-    cut = ", ".join(_words(leaf) for leaf in plan.inputs)
-    return (
-        f"| {answer['program']} | {answer['budget']} | {cut} | {_arguments(program, plan):.0f} | {own:,.0f} "
-        f"| {again} | {answer['seconds']:.0f} |"
-    )
+        failure = error.reason
+    return {
+        "program": answer["program"],
+        "topology": topology,
+        "budget": answer["budget"],
+        "cut": ", ".join(_words(leaf) for leaf in plan.inputs),
+        "mib": _arguments(program, plan),
+        "own": own,
+        "again": again,
+        "failure": failure,
+        "seconds": answer["seconds"],
+    }
 
 
 def _plan(program: Any, answer: dict[str, Any]) -> "Plan":
@@ -111,7 +136,7 @@ def _plan(program: Any, answer: dict[str, Any]) -> "Plan":
         inputs=leaves(traced.input_paths, traced.inputs, answer["inputs"]),
         outputs=leaves(traced.output_paths, traced.outputs, answer["outputs"]),
         sites={},
-        compiler_options=machine(TOPOLOGY).compiler_options,
+        compiler_options=machine(answer["topology"]).compiler_options,
         provenance={"found_by": f"auto-sharding, {answer['versions']}"},
     )
 

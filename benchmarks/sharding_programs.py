@@ -358,4 +358,5 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "moe": experts,
     "layers": lambda: layers(scan=False),
     "scanned layers": lambda: layers(scan=True),
+    "layers12": lambda: layers(Sizes(layers=12, batch=32), scan=True, training=True),
 }

@@ -165,8 +165,7 @@ def plan_of(
         provenance: what to say of how it was found, besides what is predicted.
     """
     cut = layout(model, choice)
-    names, program = model.names, model.names.program
-    mesh = model.meshes[cut.mesh]
+    names, mesh = model.names, model.meshes[cut.mesh]
     sizes = dict(mesh.axes)
     levels = np.asarray(choice.levels).tolist()
     cuts = [
@@ -181,6 +180,24 @@ def plan_of(
         )
         for c, row in zip(model.classes, levels)
     ]
+    batch = jax.tree.map(lambda x: x[None], choice)
+    cost = evaluate_batch(model.tables, batch)
+    predicted = {name: float(x[0]) for name, x in cost._asdict().items()}
+    return written(cut, {"predicted": predicted, **(provenance or {})}, cuts)
+
+
+def written(
+    cut: Layout, provenance: Mapping[str, Any], cuts: Sequence[Cut] = ()
+) -> Plan:
+    """Returns the plan of a layout.
+
+    Args:
+        cut: the program as it is cut.
+        provenance: what to say of how it was found.
+        cuts: of classes, which the layout follows from; empty where it follows from none.
+    """
+    model, names = cut.model, cut.model.names
+    program = names.program
 
     def leaf(path: str, value: int) -> Leaf:
         if value == LITERAL:
@@ -193,22 +210,15 @@ def plan_of(
             spec=cut.value(value),
         )
 
-    batch = jax.tree.map(lambda x: x[None], choice)
-    cost = evaluate_batch(model.tables, batch)
-    predicted = {name: float(x[0]) for name, x in cost._asdict().items()}
     return Plan(
         program=program.digest,
-        mesh=mesh.axes,
+        mesh=model.meshes[cut.mesh].axes,
         cuts=tuple(c for c in cuts if c.axes),
         inputs=tuple(map(leaf, program.input_paths, program.inputs)),
         outputs=tuple(map(leaf, program.output_paths, program.outputs)),
         sites=sites(cut),
         compiler_options=model.machine.compiler_options,
-        provenance={
-            "generation": model.machine.links.generation,
-            "predicted": predicted,
-            **(provenance or {}),
-        },
+        provenance={"generation": model.machine.links.generation, **provenance},
     )
 
 
