@@ -181,6 +181,7 @@ def _ilp(flags: argparse.Namespace, known: list[rows.Row]) -> Iterator[rows.Row]
                     "mesh": words,
                     "bare": bare,
                     "objective": found.objective,
+                    "predicted": found.predicted,
                     "bound": found.bound,
                     "variables": found.variables,
                     "seconds": seconds,

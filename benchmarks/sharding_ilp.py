@@ -11,10 +11,12 @@ import itertools
 import types
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 import scipy.sparse
 
+from compiler.sharding.cost import of_codes
 from compiler.sharding.layout import Layout
 from compiler.sharding.model import Model
 from compiler.sharding.tables import ASYNC, SYNC
@@ -28,6 +30,7 @@ class Solution:
     Attributes:
         cut: how everything is cut.
         objective: cycles of computation and communication, one after another.
+        predicted: cycles by the search's model, which hides communication behind computation.
         bound: that no answer is below.
         arguments: MiB on one device.
         variables: of the integer program.
@@ -35,6 +38,7 @@ class Solution:
 
     cut: Layout
     objective: float
+    predicted: float
     bound: float
     arguments: float
     variables: int
@@ -187,6 +191,7 @@ def solve(
     return Solution(
         Layout(model, cuts, mesh),
         float(total),
+        float(of_codes(model.tables, jnp.asarray(picked), mesh).time),
         float(answer.mip_dual_bound) / scale,
         float(sum(table[c] for table, c in zip(found.arguments, picked))),
         count,

@@ -123,10 +123,26 @@ def evaluate(
         latency: cycles of a collective before its first byte; about 1500 for each hop on v5e.
     """
     code = unit_codes(tables, choice)
-    mesh = choice.mesh.astype(jnp.int32)
+    return of_codes(tables, code, choice.mesh.astype(jnp.int32), latency)
+
+
+def of_codes(
+    tables: Tables,
+    code: Int[Array, " U"],
+    mesh: int | Int[Array, ""],
+    latency: float | Float[Array, ""] = 0.0,
+) -> Cost:
+    """Returns the cost where every unit is cut by itself; a choice says that of all at once.
+
+    Args:
+        tables: of the program on the machine.
+        code: of each unit (`units.codes`).
+        mesh: which of the meshes.
+        latency: as of `evaluate`.
+    """
     share = tables.share[mesh, tables.unit_share + code]
     # Codes of an operation's unit run fastest in the tables of moves.
-    stride = (_radix(tables) ** choice.levels.shape[1])[tables.move_op]
+    stride = (_radix(tables) ** tables.mesh_sizes.shape[1])[tables.move_op]
     row = code[tables.move_value] * stride + code[tables.move_op]
     row = row + tables.move_offset
     moved = tables.move_table[mesh, row]
