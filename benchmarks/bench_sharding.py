@@ -61,10 +61,11 @@ ROWS: dict[str, Row] = {
     "train 17": Row("train", 17),
     "moe 270": Row("moe", 270),
     "moe 40": Row("moe", 40),
-    "layers12 4x4 1200": Row("layers12", 1200, "v5e:4x4"),
-    "layers12 4x4 200": Row("layers12", 200, "v5e:4x4"),
-    "layers12 8x8 1200": Row("layers12", 1200, "v5e:8x8"),
-    "layers12 8x8 50": Row("layers12", 50, "v5e:8x8"),
+    "layers12 4x4 320": Row("layers12", 320, "v5e:4x4"),
+    "layers12 4x4 100": Row("layers12", 100, "v5e:4x4"),
+    "layers12 8x8 160": Row("layers12", 160, "v5e:8x8"),
+    "layers12 8x8 30": Row("layers12", 30, "v5e:8x8"),
+    "train12 4x4 200": Row("train12", 200, "v5e:4x4"),
 }
 
 

@@ -358,5 +358,6 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "moe": experts,
     "layers": lambda: layers(scan=False),
     "scanned layers": lambda: layers(scan=True),
-    "layers12": lambda: layers(Sizes(layers=12, batch=32), scan=True, training=True),
+    "layers12": lambda: layers(Sizes(layers=12, batch=64), scan=True),
+    "train12": lambda: layers(Sizes(layers=12, batch=32), scan=True, training=True),
 }
