@@ -49,14 +49,9 @@ def by_hand(lines: Sequence[Row], row: "Limited") -> list[Point]:
 
 def of_ilp(lines: Sequence[Row], name: str, row: "Limited") -> list[Point]:
     """Returns the plans of the integer program."""
-    found = rows.latest([x for x in lines if x["part"] == "ilp"], "row", "mesh", "bare")
+    found = rows.latest([x for x in lines if x["part"] == "ilp"], "row", "bare")
     return _within(
-        [
-            _point(x, f"{mesh}{', bare' if bare else ''}")
-            for (of, mesh, bare), x in found.items()
-            if of == name
-        ],
-        row.limit,
+        [_point(x, "ILP") for (of, _), x in found.items() if of == name], row.limit
     )
 
 
