@@ -19,8 +19,9 @@ from solvers.protocols import Genome, Measurement, SearchResult, Strategy
 from solvers.runner import Runner
 from solvers.store import opened
 
-# Proposals in a row that bring nothing new, after which a strategy has come to its end.
-_PATIENCE = 50
+# Proposals in a row that bring nothing new, after which a strategy begins anew, from elsewhere. A start that brings nothing
+# at all ends the search.
+_PATIENCE = 25
 
 
 class Progress(NamedTuple):
@@ -131,8 +132,13 @@ def _batches(
         yield len(ledger)
         if costs is not None:
             state = strategy.tell(problem, state, problem.starts, costs)
-    turn, idle = 0, 0
-    while not meter.done() and idle < _PATIENCE:
+    turn, idle, fruitful = 0, 0, True
+    while not meter.done():
+        if idle == _PATIENCE:
+            if not fruitful:
+                break
+            again = jax.random.fold_in(jax.random.fold_in(key, 0), turn)
+            state, idle, fruitful = strategy.init(problem, again), 0, False
         turn += 1
         proposal, state = strategy.ask(problem, state, jax.random.fold_in(key, turn))
         before = len(ledger)
@@ -141,6 +147,7 @@ def _batches(
         # After the measuring, so that a pass which ends the budget still counts.
         meter.spend(simulations=proposal.simulations, predictions=proposal.predictions)
         idle = 0 if len(ledger) > before else idle + 1
+        fruitful |= idle == 0
         yield len(ledger) - before + proposal.simulations
         if costs is None:
             break
