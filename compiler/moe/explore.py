@@ -42,9 +42,6 @@ _KEPT = 64  # Of the simulation.
 _FINALISTS: dict[Passes, int] = {"forward": 4, "step": 1}
 _ALIKE = 3  # With chunks cut alike in both directions.
 
-# Failures that no other plan would mend.
-_NOT_THE_PLANS = ("not-installed", "unsupported-version", "unknown-topology")
-
 _NEAR = "near "
 DEFAULT, CLOSED_FORM = "no plan", "FSMoE's choice"
 
@@ -177,7 +174,7 @@ def measure(
         try:
             one = dataclasses.replace(one, judged=judge(one.plan))
         except CompilerError as error:
-            if error.reason in _NOT_THE_PLANS:
+            if not error.is_the_programs:
                 raise
             one = dataclasses.replace(one, failure=f"{error.reason}: {error}")
         except ValueError as error:

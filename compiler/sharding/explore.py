@@ -25,7 +25,7 @@ from compiler.sharding.cost import Choice, evaluate, unit_codes
 from compiler.sharding.game import ShardingGame, Task
 from compiler.sharding.layout import plan_of
 from compiler.sharding.model import Model
-from compiler.sharding.oracle import NOT_THE_PLANS, Judge, Judged
+from compiler.sharding.oracle import Judge, Judged
 from compiler.sharding.plan import Plan
 from solvers import pareto
 from solvers.command.units import Budget, Meter
@@ -411,7 +411,7 @@ def _judged(judge: Judge, found: Found, one: Candidate) -> Candidate:
     try:
         judged = judge(one.plan)
     except CompilerError as error:
-        if error.reason in NOT_THE_PLANS:
+        if not error.is_the_programs:
             raise
         return dataclasses.replace(one, failure=f"{error.reason}: {error}")
     failure = ""

@@ -29,8 +29,6 @@ from compiler.sharding.layout import Predicted
 from compiler.sharding.plan import Plan, jit
 
 MIB = float(1 << 20)
-# Failures that no other plan would mend.
-NOT_THE_PLANS = ("not-installed", "unsupported-version", "unknown-topology")
 
 
 class Judged(NamedTuple):

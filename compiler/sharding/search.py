@@ -5,10 +5,11 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from compiler.flags import When, compiles, mesh_axes
 from solvers.command import (
     Budget,
     BudgetFlag,
@@ -82,9 +83,9 @@ class SearchFlags(Flags):
     """Seconds that each collective takes besides its bytes."""
     check: Annotated[Path | None, arg(metavar="PLAN")] = None
     """Search nothing: judge this plan of the program."""
-    verify: Literal["auto", "always", "never"] = "auto"
+    verify: When = "auto"
     """Compile for the slice; by default if libtpu is installed."""
-    equality: Literal["auto", "always", "never"] = "auto"
+    equality: When = "auto"
     """Run the program cut and uncut on virtual CPU devices; by default if it is small, or has a small version."""
 
     def __post_init__(self) -> None:
@@ -114,7 +115,7 @@ def search(flags: SearchFlags, session: Session) -> Report:
         {"program": digest, "topology": flags.topology, "mesh": flags.mesh}
         | {"memory": flags.memory, "argument_memory": flags.argument_memory}
     )
-    judge = _judge(flags, given) if _compiles(flags) else None
+    judge = _judge(flags, given) if compiles(flags.verify) else None
     if flags.check is not None:
         return _check(flags, session, given, built, plan, judge)
     return _search(flags, session, given, built, judge)
@@ -183,10 +184,7 @@ def _meshes(flags: SearchFlags) -> tuple["MeshShape", ...]:
     try:
         if not flags.mesh:
             return mesh.factorisations(devices, flags.axes)
-        pairs = [part.partition("=") for part in flags.mesh.split(",")]
-        if not all(size.isdigit() for _, _, size in pairs):
-            raise ValueError("write x=2,y=4")
-        names, sizes = zip(*((name, int(size)) for name, _, size in pairs))
+        names, sizes = zip(*mesh_axes(flags.mesh))
         shape = mesh.shape(sizes, names)
         if math.prod(sizes) != devices:
             raise ValueError(f"{flags.topology} has {devices} devices")
@@ -273,21 +271,6 @@ def _by_hand(
             except ValueError as error:
                 refused[name] = str(error)
     return found, refused
-
-
-def _compiles(flags: SearchFlags) -> bool:
-    from importlib.util import find_spec
-
-    if flags.verify == "never":
-        return False
-    there = find_spec("libtpu") is not None
-    if not there and flags.verify == "always":
-        raise Failure(
-            "no_libtpu",
-            "libtpu is not installed: pip install 'schedule-zero[tpu]'",
-            Exit.USAGE,
-        )
-    return there
 
 
 def _judge(flags: SearchFlags, given: "Subject") -> "Judge":
