@@ -29,6 +29,7 @@ from compiler.sharding.oracle import Judge, Judged
 from compiler.sharding.plan import Plan
 from solvers import pareto
 from solvers.command.units import Budget, Meter
+from solvers.kriging import posterior
 from solvers.protocols import Genome, SearchResult
 
 # What `auto` means: evolution finds the optimum of small programs, planning in the game often does not.
@@ -438,12 +439,15 @@ def corrections(
         [math.log(one.judged.timeline.total / one.predicted) for one in known]  # type: ignore[union-attr]
     )
     bare = np.array([one.bare for one in known])
-    among = _alike(theirs, theirs) * np.where(bare[:, None] == bare, 1.0, _BARE)
-    among += (_NOISE / _SPREAD) ** 2 * np.eye(len(known))
-    across = _alike(codes, theirs) * np.where(bare, _BARE, 1.0)
-    mean = across @ np.linalg.solve(among, ratios)
-    explained = np.sum(across * np.linalg.solve(among, across.T).T, axis=1)
-    return mean, _SPREAD * np.sqrt(np.clip(1 - explained, 0, 1))
+    # In units of the prior's variance.
+    mean, deviation = posterior(
+        _alike(theirs, theirs) * np.where(bare[:, None] == bare, 1.0, _BARE),
+        _alike(codes, theirs) * np.where(bare, _BARE, 1.0),
+        np.ones(len(codes)),
+        (_NOISE / _SPREAD) ** 2,
+        ratios,
+    )
+    return mean, _SPREAD * deviation
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
