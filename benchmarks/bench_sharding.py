@@ -25,7 +25,8 @@ from solvers.command.units import Meter
 
 if TYPE_CHECKING:
     from benchmarks.sharding_programs import Program
-    from compiler.sharding.explore import Candidate, Found
+    from compiler.sharding.candidates import Candidate
+    from compiler.sharding.explore import Found
     from compiler.sharding.model import Model
 
 PARTS = ("table", "fidelity", "small", "speed", "growth")
@@ -111,15 +112,15 @@ def _judge(program: "Program", topology: str) -> Any:
 
 
 def _searched(built: "Model", limit: float, flags: argparse.Namespace) -> "Found":
-    from compiler.sharding import explore
+    from compiler.sharding import candidates, explore
 
-    limits = explore.Limits(arguments=limit)
+    limits = candidates.Limits(arguments=limit)
     return explore.search(built, limits, "auto", flags.evaluations, flags.seed)
 
 
 def _table(flags: argparse.Namespace) -> Iterator[str]:
     from benchmarks import sharding_programs
-    from compiler.sharding import explore
+    from compiler.sharding import candidates, explore
 
     yield (
         "| row | by hand | | AUTO, own | AUTO, again | searched | MiB | over hand | over AUTO | compiles | seconds |"
@@ -144,12 +145,12 @@ def _table(flags: argparse.Namespace) -> Iterator[str]:
         meter = Meter(Budget(measurements=flags.compiles))
         seen = list(explore.measure(judge, found, meter, baselines=False))
         seconds = time.perf_counter() - began
-        best = min(seen, key=explore.worth)
+        best = min(seen, key=candidates.worth)
         details.append(
             f"{name}: {found.evaluations} evaluations in {searched:.0f} s; front of the compiled (MiB, cycles): "
             + ", ".join(
                 f"({one.arguments:.0f}, {one.cycles:,.0f})"
-                for one in explore.front(seen)
+                for one in candidates.front(seen)
             )
             + f"; best: {_words(best)}"
         )
@@ -207,7 +208,7 @@ def _fidelity(flags: argparse.Namespace) -> Iterator[str]:
 
     from benchmarks import sharding_programs
     from compiler.backends import CompilerError
-    from compiler.sharding import explore
+    from compiler.sharding import candidates, explore
 
     programs = sharding_programs.HELD_OUT
     share = math.ceil(flags.plans / len(programs))
@@ -224,7 +225,9 @@ def _fidelity(flags: argparse.Namespace) -> Iterator[str]:
         picked = np.unique(np.linspace(0, len(sane) - 1, share).round().astype(int))
         rows: list[tuple[float, float, float, float]] = []
         for row in sane[picked].tolist():
-            one = explore.planned(found, explore.entry(found.pool, row, f"plan {row}"))
+            one = explore.planned(
+                found, candidates.entry(found.pool, row, f"plan {row}")
+            )
             try:
                 line = judge(one.plan).timeline
             except CompilerError as error:
@@ -397,7 +400,7 @@ def _grown(
     import jax
     import jax.numpy as jnp
 
-    from compiler.sharding import cost, explore, mesh, subject
+    from compiler.sharding import candidates, cost, explore, mesh, subject
 
     began = time.perf_counter()
     shapes = mesh.of_topology(topology, axes)
@@ -411,7 +414,7 @@ def _grown(
     hand = cost.evaluate_batch(built.tables, batch)
     began = time.perf_counter()
     limit = 16 * 1024.0
-    found = explore.search(built, explore.Limits(memory=limit), "auto", 3000, seed)
+    found = explore.search(built, candidates.Limits(memory=limit), "auto", 3000, seed)
     seconds = time.perf_counter() - began
     fits = hand.peak <= limit
     least = float(jnp.min(jnp.where(fits, hand.time, jnp.inf)))
