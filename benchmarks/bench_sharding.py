@@ -199,8 +199,9 @@ def _searched(
     built: "Model", limit: float, flags: argparse.Namespace, seed: int
 ) -> "Found":
     from compiler.sharding import explore
+    from compiler.sharding.candidates import Limits
 
-    limits = explore.Limits(arguments=limit)
+    limits = Limits(arguments=limit)
     return explore.search(built, limits, "auto", flags.evaluations, seed)
 
 
@@ -252,6 +253,7 @@ def _fidelity(flags: argparse.Namespace, known: list[rows.Row]) -> Iterator[rows
 
     from benchmarks import sharding_programs
     from compiler.sharding import explore
+    from compiler.sharding.candidates import entry
 
     seen = rows.latest(known, "part", "program", "plan")
     share = math.ceil(flags.plans / len(sharding_programs.HELD_OUT))
@@ -266,7 +268,7 @@ def _fidelity(flags: argparse.Namespace, known: list[rows.Row]) -> Iterator[rows
         for row in sane[picked].tolist():
             if ("fidelity", name, row) in seen:
                 continue
-            one = explore.planned(found, explore.entry(found.pool, row, f"plan {row}"))
+            one = explore.planned(found, entry(found.pool, row, f"plan {row}"))
             assert one.plan is not None
             yield {
                 "program": name,

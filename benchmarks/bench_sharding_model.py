@@ -216,6 +216,7 @@ def _grown(
     import jax.numpy as jnp
 
     from compiler.sharding import cost, explore, mesh, subject
+    from compiler.sharding.candidates import Limits
 
     began = time.perf_counter()
     shapes = mesh.of_topology(topology, axes)
@@ -229,7 +230,7 @@ def _grown(
     hand = cost.evaluate_batch(built.tables, batch)
     began = time.perf_counter()
     limit = 16 * 1024.0
-    found = explore.search(built, explore.Limits(memory=limit), "auto", evaluations, 0)
+    found = explore.search(built, Limits(memory=limit), "auto", evaluations, 0)
     seconds = time.perf_counter() - began
     fits = hand.peak <= limit
     least = float(jnp.min(jnp.where(fits, hand.time, jnp.inf)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from compiler.flags import When
 from mallocgame import strategies
 from solvers.command import (
     ByteSize,
@@ -55,7 +56,7 @@ class Settings(Flags):
     """Bytes per second of the slow memory; the chip's by default."""
     clock: float | None = None
     """Cycles per second; the chip's by default."""
-    verify: Literal["auto", "always", "never"] = "auto"
+    verify: When = "auto"
     """Recompile with the production compiler; by default if it is installed and can."""
     lanes: int = 8
     """Games side by side."""

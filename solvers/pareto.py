@@ -81,3 +81,22 @@ def front_rows(costs: np.ndarray) -> np.ndarray:
         if not any((costs[other] <= costs[row]).all() for other in kept):
             kept.append(row)
     return np.asarray(kept, np.int64)
+
+
+def gains(
+    points: Float[np.ndarray, "P 2"], front: Float[np.ndarray, "F 2"], margin: float
+) -> Float[np.ndarray, " P"]:
+    """Returns by how much each point alone would add to the area that a front dominates.
+
+    On the host. The area ends at a corner that is worse than all points, in both objectives by the margin.
+    """
+    corner = np.concatenate([points, front]).max(axis=0) + margin
+    rows = front[front_rows(front)] if len(front) else front
+    # Steps of the front: left of each, this height is free.
+    x = np.concatenate([[-np.inf], rows[:, 0], [corner[0]]])
+    y = np.concatenate([[corner[1]], rows[:, 1]])
+    added = np.zeros(len(points))
+    for left, right, height in zip(x[:-1], x[1:], y):
+        width = right - np.maximum(points[:, 0], left)
+        added += np.maximum(width, 0) * np.maximum(height - points[:, 1], 0)
+    return added

@@ -17,6 +17,7 @@ Reason = Literal[
 
 REASONS: tuple[str, ...] = get_args(Reason)
 _INVALID = ("invalid-module", "out-of-memory", "rejected-option", "unknown-topology")
+_NOT_THE_PROGRAMS = ("not-installed", "unsupported-version", "unknown-topology")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZES = re.compile(
     r"\(([0-9.]+)([KMGT]?)\) exceeds available HBM \(([0-9.]+)([KMGT]?)\)"
@@ -45,6 +46,11 @@ class CompilerError(Exception):
     @property
     def exit_status(self) -> int:
         return 4 if self.reason in _INVALID else 1
+
+    @property
+    def is_the_programs(self) -> bool:
+        """Whether another program may fare better; else there is no such compiler, or no such chips, for any."""
+        return self.reason not in _NOT_THE_PROGRAMS
 
     @property
     def shortage(self) -> Shortage | None:

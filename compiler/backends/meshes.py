@@ -17,6 +17,11 @@ if TYPE_CHECKING:  # JAX takes seconds to import.
 _TWO_CORES = ("v2", "v3", "v4", "tpu7x")
 
 
+def devices_per_chip(generation: str) -> int:
+    """Returns as how many devices a chip of a generation such as `v5e` shows up."""
+    return 2 if generation in _TWO_CORES else 1
+
+
 def num_devices(topology: str) -> int:
     """Returns how many devices a topology has, by its name.
 
@@ -30,8 +35,7 @@ def num_devices(topology: str) -> int:
     sizes = shape.partition("_")[0].split("x") if shape else ["1"]
     if not all(size.isdigit() and int(size) for size in sizes):
         raise CompilerError("unknown-topology", f"no topology {topology!r}")
-    cores = 2 if generation in _TWO_CORES else 1
-    return math.prod(map(int, sizes)) * cores
+    return math.prod(map(int, sizes)) * devices_per_chip(generation)
 
 
 def mesh(

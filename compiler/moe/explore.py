@@ -22,6 +22,7 @@ from compiler.moe.oracle import Judge, Judged
 from compiler.moe.plan import Plan
 from compiler.moe.program import Passes
 from solvers.command.units import Budget, Meter
+from solvers.kriging import posterior
 from solvers.problem import Problem
 from solvers.protocols import Genome
 
@@ -41,9 +42,8 @@ _KEPT = 64  # Of the simulation.
 # Of those, compiled before looking around.
 _FINALISTS: dict[Passes, int] = {"forward": 4, "step": 1}
 _ALIKE = 3  # With chunks cut alike in both directions.
-
-# Failures that no other plan would mend.
-_NOT_THE_PLANS = ("not-installed", "unsupported-version", "unknown-topology")
+# Variance of what choices do not explain of the correction's logarithm, where that of each choice's part is 1.
+_NOISE = 1.0
 
 _NEAR = "near "
 DEFAULT, CLOSED_FORM = "no plan", "FSMoE's choice"
@@ -163,10 +163,8 @@ def measure(
             if best is None:
                 return
             seen = {_without(one.genes, idle) for one in done}
-            correction = _correction(game.space(judge.setting).sizes, done)
-            near = _neighbours(
-                judge.setting, judge.passes, best, seen, idle, correction
-            )
+            factors = correction(game.space(judge.setting).sizes, done)
+            near = _neighbours(judge.setting, judge.passes, best, seen, idle, factors)
             if near is None:
                 return
             waiting.append(near)
@@ -177,7 +175,7 @@ def measure(
         try:
             one = dataclasses.replace(one, judged=judge(one.plan))
         except CompilerError as error:
-            if error.reason in _NOT_THE_PLANS:
+            if not error.is_the_programs:
                 raise
             one = dataclasses.replace(one, failure=f"{error.reason}: {error}")
         except ValueError as error:
@@ -224,10 +222,13 @@ def _idle(one: Candidate, others: list[Candidate]) -> set[int]:
     return found
 
 
-def _correction(
+def correction(
     sizes: tuple[int, ...], done: list[Candidate]
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns factors on simulated cycles, of genomes [B 14]: a ridge regression of log(compiled / simulated) on choices."""
+    """Returns factors on simulated cycles, of genomes [B 14], up to one that all share: compiled over simulated.
+
+    A ridge regression of their logarithms on choices: kriging, covariances counting the choices that two plans share.
+    """
     judged = [one for one in done if one.judged]
 
     def indicators(genes: np.ndarray) -> np.ndarray:
@@ -240,9 +241,19 @@ def _correction(
         return lambda genes: np.ones(len(genes))
     seen = indicators(np.array([one.genes for one in judged]))
     wrong = np.log([one.cycles / one.simulated for one in judged])
-    kernel = seen @ seen.T + np.eye(len(judged))
-    weights = seen.T @ np.linalg.solve(kernel, wrong - wrong.mean())
-    return lambda genes: np.exp(indicators(genes) @ weights)
+
+    def factors(genes: np.ndarray) -> np.ndarray:
+        asked = indicators(genes)
+        mean, _ = posterior(
+            seen @ seen.T,
+            asked @ seen.T,
+            asked.sum(axis=1),  # Of squares: they are 0 or 1.
+            _NOISE,
+            wrong - wrong.mean(),
+        )
+        return np.exp(mean)
+
+    return factors
 
 
 def _neighbours(
@@ -251,7 +262,7 @@ def _neighbours(
     best: Candidate,
     seen: set[tuple[int, ...]],
     idle: set[int],
-    correction: Callable[[np.ndarray], np.ndarray],
+    factors: Callable[[np.ndarray], np.ndarray],
 ) -> Candidate | None:
     """Returns the best in the simulation of what differs in one or two choices and was not compiled."""
     sizes = game.space(setting).sizes
@@ -275,7 +286,7 @@ def _neighbours(
     repaired = optimum.repaired(setting, _relevant(np.stack(rows), passes))
     repaired = np.unique(repaired, axis=0)
     costs = _simulated(setting, passes, repaired)
-    for index in np.argsort(costs * correction(repaired), kind="stable").tolist():
+    for index in np.argsort(costs * factors(repaired), kind="stable").tolist():
         key = _without(tuple(repaired[index].tolist()), idle)
         if key not in seen and np.isfinite(costs[index]):
             return _candidate(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from compiler.flags import When, compiles, mesh_axes
 from solvers.command import (
     Budget,
     BudgetFlag,
@@ -69,7 +70,7 @@ class SearchFlags(Flags):
     """Seconds that a collective takes per link on its way; the simulation's."""
     latency: float = 0.0
     """Seconds that each collective takes besides its bytes; of simulation and judge."""
-    verify: Literal["auto", "always", "never"] = "auto"
+    verify: When = "auto"
     """Compile; by default if libtpu is installed."""
 
     def __post_init__(self) -> None:
@@ -104,7 +105,7 @@ def search(flags: SearchFlags, session: Session) -> Report:
         )
     session.meter.spend(simulations=flags.evaluations)
     compiled = list[explore.Candidate]()
-    if _compiles(flags):
+    if compiles(flags.verify):
         with session.progress("compiling") as bar:
             for one in explore.measure(
                 _judge(flags, setting), found, session.meter, bar.update
@@ -126,16 +127,16 @@ def _axes(flags: SearchFlags) -> tuple[tuple[str, int], ...]:
         if not flags.mesh:
             names = "xyz"[: len(sizes)]
             return tuple(zip(names, sizes, strict=True))
-        pairs = [part.partition("=") for part in flags.mesh.split(",")]
-        mesh = tuple((name, int(size)) for name, _, size in pairs)
+        mesh = mesh_axes(flags.mesh)
     except ValueError:
         raise ValueError(
             f"--topology is GENERATION:2x4 and --mesh x=2,y=4, not {flags.topology} and {flags.mesh}"
         ) from None
+    from compiler.backends.meshes import devices_per_chip
+
     devices = math.prod(size for _, size in mesh)
     chips = math.prod(sizes)
-    # v4 and tpu7x have two devices on a chip.
-    if devices not in (chips, 2 * chips if generation in ("v4", "tpu7x") else chips):
+    if devices not in (chips, chips * devices_per_chip(generation)):
         raise ValueError(
             f"--mesh {flags.mesh} has {devices} devices, {flags.topology} {chips}"
         )
@@ -218,21 +219,6 @@ def _least_memory(setting: "Setting") -> int:
 
     least = min(weights(setting, axes) for axes in factorisations(setting))
     return math.ceil(least * setting.layers * setting.weight_bytes)
-
-
-def _compiles(flags: SearchFlags) -> bool:
-    from importlib.util import find_spec
-
-    if flags.verify == "never":
-        return False
-    there = find_spec("libtpu") is not None
-    if not there and flags.verify == "always":
-        raise Failure(
-            "no_libtpu",
-            "libtpu is not installed: pip install 'schedule-zero[tpu]'",
-            Exit.USAGE,
-        )
-    return there
 
 
 def _judge(flags: SearchFlags, setting: "Setting") -> Any:

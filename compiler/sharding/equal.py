@@ -9,11 +9,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from compiler.sharding import plan as plans
 from compiler.sharding.plan import Plan
-from solvers.command.result import Exit
+from solvers.command import Exit, Failure, Session
+
+if TYPE_CHECKING:
+    from compiler.sharding.inputs import Input
+    from compiler.sharding.search import SearchFlags
 
 MAX_DEVICES = 64
 MAX_FLOPS = 2e12  # Of all devices; a minute of two cores.
@@ -70,6 +74,58 @@ def check(
         said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         return (Checked(None, reason=f"the check failed: {said[-1]}"),) * len(paths)
     return tuple(Checked(**line) for line in lines)
+
+
+def compare(
+    flags: "SearchFlags",
+    session: Session,
+    given: "Input",
+    paths: Sequence[Path],
+    runs: int,
+) -> tuple[Checked, ...]:
+    """Returns whether plans change the results, by `--equality`.
+
+    Args:
+        flags: of the command.
+        session: told what is done.
+        given: the program that the plans are for.
+        paths: files of the plans.
+        runs: of the whole program, whose operations must not be too many.
+
+    Raises:
+        Failure: status 2, the comparison is asked for and can't be made.
+    """
+    reason, small = _why_not(flags, given, runs)
+    if reason:
+        if flags.equality == "always":
+            raise Failure("not_checked", f"--equality always: {reason}", Exit.USAGE)
+        session.note(f"results not compared: {reason}")
+        return (Checked(None, reason=reason),) * len(paths)
+    session.note("comparing results on virtual CPU devices")
+    return check(flags.input, paths, given.devices, small)
+
+
+def _why_not(flags: "SearchFlags", given: "Input", runs: int) -> tuple[str, bool]:
+    """Returns why results are not compared, and else whether the smaller arrays are used."""
+    from compiler.sharding.names import flops
+
+    if flags.equality == "never":
+        return "--equality never", False
+    if given.devices > MAX_DEVICES:
+        return f"{given.devices} devices are more than {MAX_DEVICES}", False
+    if given.subject.small is not None:
+        return "", True
+    program = given.model.names.program
+    work = sum(op.repeat * flops(op) for op in program.operations) * runs
+    size = sum(program.values[v].num_bytes for v in program.inputs) * given.devices
+    if flags.equality == "auto" and work > MAX_FLOPS:
+        return (
+            f"{work:.2g} operations are too many for CPUs, and it has no .small",
+            False,
+        )
+    if flags.equality == "auto" and size > MAX_BYTES:
+        return f"its arguments take up to {size:.2g} bytes, and it has no .small", False
+    return "", False
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -29,8 +29,6 @@ from compiler.sharding.layout import Predicted
 from compiler.sharding.plan import Plan, jit
 
 MIB = float(1 << 20)
-# Failures that no other plan would mend.
-NOT_THE_PLANS = ("not-installed", "unsupported-version", "unknown-topology")
 
 
 class Judged(NamedTuple):
@@ -168,7 +166,7 @@ def differences(fn: Callable[..., Any], args: Any, plan: Plan) -> Difference:
     got = jit(fn, plan, mesh, *args)(*drawn)
     tolerance = _ROUNDINGS * _epsilon(drawn, want)
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
-    errors = [(_apart(a, b), 0.0 if _whole(b) else tolerance) for a, b in pairs]
+    errors = [(apart(a, b), 0.0 if _whole(b) else tolerance) for a, b in pairs]
     return Difference(
         max((error for error, _ in errors), default=0.0),
         tolerance,
@@ -180,7 +178,7 @@ def _whole(array: jax.Array) -> bool:
     return not jnp.issubdtype(array.dtype, jnp.inexact)
 
 
-def _apart(got: jax.Array, want: jax.Array) -> float:
+def apart(got: jax.Array, want: jax.Array) -> float:
     """Returns the largest difference in units of the largest element; infinite where only one is finite."""
     if jnp.issubdtype(want.dtype, jax.dtypes.prng_key):
         got, want = jax.random.key_data(got), jax.random.key_data(want)

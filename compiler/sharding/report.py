@@ -7,8 +7,9 @@ from pathlib import Path
 
 from compiler.cost import links, perfetto
 from compiler.cost.lanes import lanes as figure
+from compiler.sharding.candidates import Candidate
 from compiler.sharding.equal import Checked
-from compiler.sharding.explore import Candidate, Found
+from compiler.sharding.explore import Found
 from compiler.sharding.plan import Leaf, Plan
 from solvers.command import Session, write_text
 from solvers.report import (

@@ -101,6 +101,23 @@ def test_fronts_are_those_of_the_definition() -> None:
     assert (np.diff(costs[rows], axis=0) * [1, -1] > 0).all()
 
 
+def test_a_front_gains_what_the_area_says() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        front, points = rng.integers(0, 8, (4, 2)), rng.integers(0, 8, (6, 2))
+        corner = np.concatenate([points, front]).max(axis=0) + 1
+        cells = list(itertools.product(range(corner[0]), range(corner[1])))
+
+        def area(rows: Any, cells: Any = cells) -> int:
+            return sum(any(x >= a and y >= b for a, b in rows) for x, y in cells)
+
+        gains = pareto.gains(points.astype(float), front.astype(float), 1.0)
+        for point, gain in zip(points, gains, strict=True):
+            assert gain == pytest.approx(area([*front, point]) - area(front))
+    alone = pareto.gains(np.array([[0.0, 1.0], [2.0, 0.0]]), np.zeros((0, 2)), 0.5)
+    assert alone.tolist() == [2.5 * 0.5, 0.5 * 1.5]
+
+
 def test_the_lonely_and_the_ends_of_a_front_come_first() -> None:
     costs = jnp.array([[0.0, 4.0], [1.0, 3.0], [1.1, 2.9], [4.0, 0.0]])
     assert set(np.argsort(jax.jit(pareto.rank)(costs))[:2]) == {0, 3}

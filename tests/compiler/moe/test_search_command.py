@@ -144,6 +144,45 @@ def test_the_loop_goes_to_what_the_compiler_likes_and_asks_nothing_twice():
     assert all(one.plan.backward.degree == 1 for one in seen)
 
 
+def test_the_correction_is_a_ridge_regression_on_choices():
+    sizes = game.space(SETTING).sizes
+    rng = np.random.default_rng(0)
+    genes = np.stack([rng.integers(0, size, 12) for size in sizes], axis=1)
+    genes[:4, game.BACKWARD : game.BACKWARD + 2] = genes[
+        :4, game.FORWARD : game.FORWARD + 2
+    ]
+    ratios = rng.uniform(0.5, 2, 7)
+
+    def judged(row, ratio):
+        timeline = SimpleNamespace(total=ratio * 100.0)
+        return explore.Candidate(
+            name="",
+            genes=tuple(row.tolist()),
+            plan=None,
+            simulated=100.0,
+            judged=SimpleNamespace(timeline=timeline),
+        )
+
+    done = [judged(row, ratio) for row, ratio in zip(genes, ratios)]
+    refused = explore.Candidate(
+        name="", genes=tuple(genes[7].tolist()), plan=None, simulated=100.0
+    )
+    got = explore.correction(sizes, [*done, refused])(genes)
+
+    def features(row):
+        hot = [gene == value for gene, k in zip(row, sizes) for value in range(k)]
+        there = row[game.FORWARD : game.FORWARD + 2]
+        back = row[game.BACKWARD : game.BACKWARD + 2]
+        return [*hot, (there == back).all()]
+
+    x = np.array([features(row) for row in genes], float)
+    wrong = np.log(ratios) - np.log(ratios).mean()
+    # What minimises |x w - wrong|^2 + |w|^2.
+    weights = np.linalg.solve(x[:7].T @ x[:7] + np.eye(x.shape[1]), x[:7].T @ wrong)
+    assert got == pytest.approx(np.exp(x @ weights))
+    assert (explore.correction(sizes, [refused])(genes) == 1).all()
+
+
 def test_what_is_near_differs_in_two_choices_at_most():
     judge, meter = _Played(), Meter(Budget(measurements=12))
     start = _start()

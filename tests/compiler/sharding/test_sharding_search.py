@@ -14,7 +14,17 @@ import pytest
 
 from benchmarks import sharding_programs as programs
 from compiler.backends import CompilerError
-from compiler.sharding import equal, explore, layout, mesh, oracle, subject
+from compiler.sharding import (
+    candidates,
+    corrections,
+    equal,
+    explore,
+    layout,
+    mesh,
+    oracle,
+    space,
+    subject,
+)
 from compiler.sharding import plan as plans
 from compiler.sharding.model import Model, model
 from compiler.sharding.search import SearchFlags, search
@@ -139,7 +149,7 @@ def found(perceptron) -> explore.Found:
         name: subject.choice(perceptron, plan, 1)
         for name, plan in programs.mlp().plans.items()
     }
-    limits = explore.Limits(arguments=24.0)
+    limits = candidates.Limits(arguments=24.0)
     return explore.search(perceptron, limits, "auto", 600, 0, by_hand=by_hand)
 
 
@@ -181,13 +191,13 @@ def test_the_loop_asks_nothing_twice_and_learns_what_the_compiler_dislikes(found
     # What stayed best for a while is tried without constraints.
     assert any(one.bare and not one.plan.sites for one in seen[4:])
     assert [one.by_hand for one in seen[:4]] == [True] * 4
-    best = min(seen, key=explore.worth)
+    best = min(seen, key=candidates.worth)
     assert best.plan.inputs[1].spec[0] == () and not best.by_hand
     assert all(math.isinf(one.cycles) for one in seen if one.failure)
     # After those by hand it knows what is slower than the model says.
     gathered = [one for one in pinned if one.plan.inputs[1].spec[0] != ()]
     assert all(one.expected > one.predicted for one in gathered)
-    kept = explore.front(seen)
+    kept = candidates.front(seen)
     for one, other in itertools.permutations(kept, 2):
         assert one.cycles < other.cycles or one.arguments < other.arguments
     assert kept[0].cycles == best.cycles and best in kept
@@ -202,7 +212,7 @@ def test_a_missing_compiler_is_not_a_bad_plan(found):
 
 
 def test_what_takes_more_than_the_limit_is_no_answer(found):
-    tight = dataclasses.replace(found, limits=explore.Limits(24.0, 0.5))
+    tight = dataclasses.replace(found, limits=candidates.Limits(24.0, 0.5))
     seen = list(explore.measure(_Played(found), tight, Meter(Budget(measurements=2))))
     assert [one.failure for one in seen] == ["it takes 1 MiB"] * 2
 
@@ -210,28 +220,11 @@ def test_what_takes_more_than_the_limit_is_no_answer(found):
 def test_without_plans_by_hand_the_program_is_compared_uncut_or_with_least_memory(
     found,
 ):
-    free = explore._automatic(found.problem, found.pool, explore.Limits())
-    assert [one.name for one in free] == [explore.UNCUT]
-    (least,) = explore._automatic(found.problem, found.pool, found.limits)
-    assert least.name == explore.LEAST
+    free = candidates.automatic(found.problem, found.pool, candidates.Limits())
+    assert [one.name for one in free] == [candidates.UNCUT]
+    (least,) = candidates.automatic(found.problem, found.pool, found.limits)
+    assert least.name == candidates.LEAST
     assert least.arguments == found.pool.costs[:, 1].min()
-
-
-def test_the_front_gains_what_the_area_says():
-    rng = np.random.default_rng(0)
-    for _ in range(10):
-        front, points = rng.integers(0, 8, (4, 2)), rng.integers(0, 8, (6, 2))
-        corner = np.concatenate([points, front]).max(axis=0)
-        cells = list(itertools.product(range(corner[0]), range(corner[1])))
-
-        def area(rows, cells=cells):
-            return sum(any(x >= a and y >= b for a, b in rows) for x, y in cells)
-
-        gains = explore._gains(points.astype(float), front.astype(float))
-        for point, gain in zip(points, gains):
-            wanted = area([*front, point]) - area(front)
-            # The corner lies 0.05 further out.
-            assert gain == pytest.approx(wanted, abs=0.05 * 17)
 
 
 def test_corrections_are_those_of_the_plans_that_cut_alike():
@@ -243,11 +236,11 @@ def test_corrections_are_those_of_the_plans_that_cut_alike():
 
     done = [one([1, 1, 1, 1], 1.5), one([2, 2, 2, 2], 0.8)]
     codes = np.array([[1, 1, 1, 1], [2, 2, 2, 2], [1, 1, 1, 0], [3, 4, 5, 6]])
-    mean, deviation = explore.corrections(codes, done)
+    mean, deviation = corrections.corrections(codes, done)
     assert np.exp(mean[:2]) == pytest.approx([1.5, 0.8], rel=0.02)
     assert 1.1 < np.exp(mean[2]) < 1.5 and np.exp(mean[3]) == pytest.approx(1, abs=0.05)
     assert deviation[0] < 0.03 < deviation[2] < deviation[3] <= 0.2
-    nothing, prior = explore.corrections(codes, [])
+    nothing, prior = corrections.corrections(codes, [])
     assert not nothing.any() and (prior == 0.2).all()
 
 
@@ -291,21 +284,15 @@ def test_differences_need_the_devices_and_are_seen(monkeypatch):
 
     shape = (jax.ShapeDtypeStruct((8, 4), jnp.float32),)
     built = model(fn, *shape, topology="v5e:2x4", meshes=[mesh.shape((8, 1))])
-    made = layout.plan_of(built, explore._game(_problem(built)).blank())
+    made = layout.plan_of(built, space.problem(built).game.blank())
     if len(jax.devices()) < 8:
         with pytest.raises(ValueError, match="the plan needs 8 devices"):
             oracle.differences(fn, shape, made)
     x, y = jnp.arange(3.0), jnp.array([0.0, 1.0, 2.2])
-    assert oracle._apart(x, x) == 0.0
-    assert oracle._apart(y, x) == pytest.approx(0.1, rel=1e-5)
-    assert oracle._apart(x, jnp.zeros(3)) == math.inf
-    assert oracle._apart(jnp.array([np.nan]), jnp.array([np.nan])) == 0.0
-
-
-def _problem(built):
-    from compiler.sharding import space
-
-    return space.problem(built)
+    assert oracle.apart(x, x) == 0.0
+    assert oracle.apart(y, x) == pytest.approx(0.1, rel=1e-5)
+    assert oracle.apart(x, jnp.zeros(3)) == math.inf
+    assert oracle.apart(jnp.array([np.nan]), jnp.array([np.nan])) == 0.0
 
 
 def test_random_arguments_have_their_types():
