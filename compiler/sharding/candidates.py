@@ -1,10 +1,11 @@
-"""Plans with what is known of them: one at a time, and pools that the model tells apart.
+"""Plans with what is known of them: one at a time, and in pools.
 
 What makes a pool are genomes of the search; each plan of it can become a candidate, which is compiled.
 """
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 import solvers
 from compiler.sharding import space
-from compiler.sharding.cost import Choice, evaluate, unit_codes
+from compiler.sharding.cost import Choice, evaluate, radix, unit_codes
 from compiler.sharding.game import ShardingGame, Task
 from compiler.sharding.oracle import Judged
 from compiler.sharding.plan import Plan
@@ -48,6 +49,7 @@ class Candidate:
         arguments: MiB on one device.
         peak: MiB at the fullest, by the model.
         codes: of its units.
+        key: the same for all that comes to the same.
         by_hand: whether the search has no part in it.
         bare: whether only arguments and results are told where to be, and the partitioner decides on all between, as
             for plans that people write.
@@ -63,6 +65,7 @@ class Candidate:
     arguments: float
     peak: float
     codes: np.ndarray
+    key: bytes
     by_hand: bool = False
     bare: bool = False
     plan: Plan | None = None
@@ -83,17 +86,19 @@ def worth(one: Candidate) -> tuple[float, float, float]:
 
 
 class Pool(NamedTuple):
-    """Plans that the model tells apart. P plans, U units.
+    """Plans that are not the same. P plans, U units.
 
     Attributes:
         choices: with a leading axis.
         costs: time, arguments, peak, compute, communication.
         codes: of the units, and the mesh.
+        keys: of each plan, as a candidate's.
     """
 
     choices: Choice
     costs: Float[np.ndarray, "P 5"]
     codes: Int[np.ndarray, "P U"]
+    keys: np.ndarray
 
     def __len__(self) -> int:
         return len(self.costs)
@@ -104,6 +109,7 @@ class Pool(NamedTuple):
             jax.tree.map(lambda x: x[rows], self.choices),
             self.costs[rows],
             self.codes[rows],
+            self.keys[rows],
         )
 
 
@@ -122,7 +128,7 @@ def candidate(
     """Returns a choice as a candidate."""
     rows = jax.tree.map(lambda x: np.asarray(x)[None], choice)
     costs, codes = _in_batches(rows, lambda batch: _facts(task, batch))
-    one = entry(Pool(rows, costs, codes), 0, name)
+    one = entry(Pool(rows, costs, codes, keys(task, codes)), 0, name)
     return dataclasses.replace(one, by_hand=by_hand, bare=by_hand)
 
 
@@ -137,11 +143,14 @@ def entry(pool: Pool, row: int, name: str) -> Candidate:
         arguments=arguments,
         peak=peak,
         codes=pool.codes[row],
+        key=pool.keys[row].tobytes(),
     )
 
 
 def pool_of(problem: solvers.Problem, genomes: Genome, limits: Limits) -> Pool:
-    """Returns the plans of genomes that fit and that the model tells apart, the fastest first.
+    """Returns the plans of genomes that fit, each once, the fastest first.
+
+    What the model thinks equal stays, if it is not cut the same: the compiler tells it apart.
 
     Args:
         problem: of `space.problem`.
@@ -153,13 +162,46 @@ def pool_of(problem: solvers.Problem, genomes: Genome, limits: Limits) -> Pool:
         np.asarray(genomes.choices), lambda rows: _decode(game, task, rows)
     )
     costs, codes = _in_batches(choices, lambda rows: _facts(task, rows))
-    whole = Pool(choices, costs, codes)
+    whole = Pool(choices, costs, codes, keys(task, codes))
     fits = (costs[:, 1] <= limits.arguments) & (costs[:, 2] <= limits.memory)
     kept = np.flatnonzero(fits & np.isfinite(costs[:, 0]))
-    # Copies of one plan, and its mirror images.
-    _, first = np.unique(costs[kept].round(1), axis=0, return_index=True)
+    _, first = np.unique(whole.keys[kept], axis=0, return_index=True)
     kept = kept[first]
     return whole.take(kept[np.argsort(costs[kept, 0], kind="stable")])
+
+
+def keys(task: Task, codes: Int[np.ndarray, "P U"]) -> Int[np.ndarray, "P U"]:
+    """Returns the codes of plans in one form: mirror images, and one axis cut in two, come to the same.
+
+    Args:
+        task: of the search.
+        codes: of the units, and the mesh.
+    """
+    base = np.asarray(radix(task.tables))
+    sizes = np.asarray(task.tables.mesh_sizes)[codes[:, -1]]  # [P A]
+    count = sizes.shape[1]
+    # [P U A]; an axis of one device cuts nothing.
+    cuts = codes[:, :-1, None] // base[:, None] ** np.arange(count) % base[:, None]
+    cuts = np.where(sizes[:, None] > 1, cuts, 0)
+    # All axes are cut alike: they are one.
+    first = np.max(cuts, axis=2)
+    one = np.all((cuts == first[:, :, None]) | (sizes[:, None] == 1), axis=(1, 2))
+    cuts = np.where(one[:, None, None], first[:, :, None], cuts)
+    mesh = np.where(one, -1, codes[:, -1])
+    found = cuts
+    for order in itertools.permutations(range(count)):
+        turned = cuts[:, :, order]
+        same = np.all(sizes[:, order] == sizes, axis=1)
+        turned = np.where(same[:, None, None], turned, cuts)
+        found = np.where(_before(turned, found)[:, None, None], turned, found)
+    return np.concatenate([found.reshape(len(codes), -1), mesh[:, None]], axis=1)
+
+
+def _before(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Returns whether rows [P U A] come before others in the order of a dictionary."""
+    apart = (one - other).reshape(len(one), -1)
+    first = np.argmax(apart != 0, axis=1)
+    return apart[np.arange(len(apart)), first] < 0
 
 
 def around(problem: solvers.Problem, choice: Choice, limits: Limits) -> Pool:
@@ -180,7 +222,7 @@ def around(problem: solvers.Problem, choice: Choice, limits: Limits) -> Pool:
 def joined(one: Pool, other: Pool) -> Pool:
     """Returns both, what is in both once."""
     both = Pool(*jax.tree.map(lambda a, b: np.concatenate([a, b]), one, other))
-    _, first = np.unique(both.costs.round(1), axis=0, return_index=True)
+    _, first = np.unique(both.keys, axis=0, return_index=True)
     return both.take(np.sort(first))
 
 

@@ -100,14 +100,14 @@ def unit_codes(tables: Tables, choice: Choice) -> Int[Array, " U"]:
         rank = jnp.where(never, _NEVER, 2 * rank + other[:, None])
         cut = jnp.where(rank < best, entry + 1, cut)
         best = jnp.minimum(best, rank)
-    radix = _radix(tables)
-    code = jnp.zeros_like(radix)
+    base = radix(tables)
+    code = jnp.zeros_like(base)
     for axis in reversed(range(axes)):
-        code = code * radix + cut[:, axis]
+        code = code * base + cut[:, axis]
     return code
 
 
-def _radix(tables: Tables) -> Int[Array, " U"]:
+def radix(tables: Tables) -> Int[Array, " U"]:
     """Returns one more than the entries of each unit."""
     return 1 + jnp.sum(tables.unit_class < tables.class_size.shape[0], axis=1)
 
@@ -142,7 +142,7 @@ def of_codes(
     """
     share = tables.share[mesh, tables.unit_share + code]
     # Codes of an operation's unit run fastest in the tables of moves.
-    stride = (_radix(tables) ** tables.mesh_sizes.shape[1])[tables.move_op]
+    stride = (radix(tables) ** tables.mesh_sizes.shape[1])[tables.move_op]
     row = code[tables.move_value] * stride + code[tables.move_op]
     row = row + tables.move_offset
     moved = tables.move_table[mesh, row]

@@ -238,10 +238,8 @@ def _judged(judge: Judge, found: Found, one: Candidate) -> Candidate:
 
 def _next(pool: Pool, done: list[Candidate], *, by_time: bool) -> int | None:
     """Returns the plan to compile next; None where all are."""
-    seen = {
-        _key(one.predicted, one.arguments, one.peak) for one in done if not one.bare
-    }
-    new = np.array([_key(*map(float, row[:3])) not in seen for row in pool.costs])
+    seen = {one.key for one in done if not one.bare}
+    new = np.array([row.tobytes() not in seen for row in pool.keys], bool)
     rows = np.flatnonzero(new)
     if not len(rows):
         return None
@@ -260,10 +258,6 @@ def _next(pool: Pool, done: list[Candidate], *, by_time: bool) -> int | None:
     return (
         int(rows[np.argmax(gains)]) if gains.max() > 0 else int(rows[np.argmin(time)])
     )
-
-
-def _key(time: float, arguments: float, peak: float) -> tuple[float, float, float]:
-    return round(time, 1), round(arguments, 3), round(peak, 3)
 
 
 def uncompiled(found: Found) -> list[Candidate]:
