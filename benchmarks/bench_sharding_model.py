@@ -3,7 +3,7 @@
     python -m benchmarks.bench_sharding_model small strategies speed growth [--seeds 10]
 
 small: the optimum by trying all plans, and how often strategies find it. strategies: all of them at equal evaluations on the
-rows of `bench_sharding`, beside the integer program of `sharding_ilp`. speed: costs and moves a second. growth: more
+rows of `bench_sharding`, beside the integer program of `compiler.sharding.ilp`. speed: costs and moves a second. growth: more
 layers, more mesh axes.
 """
 
@@ -53,10 +53,9 @@ def _strategies(flags: argparse.Namespace) -> Iterator[str]:
     import numpy as np
 
     import solvers
-    from benchmarks import sharding_ilp
     from benchmarks.bench_sharding import ROWS
     from benchmarks.sharding_programs import PROGRAMS
-    from compiler.sharding import space
+    from compiler.sharding import ilp, space
     from compiler.sharding.search import STRATEGIES
 
     names = STRATEGIES[1:]
@@ -77,7 +76,7 @@ def _strategies(flags: argparse.Namespace) -> Iterator[str]:
             for strategy in names
         }
         solved = [
-            sharding_ilp.solve(built, mesh, arguments=row.limit).predicted
+            ilp.solve(built, mesh, arguments=row.limit).predicted
             for mesh in range(len(built.meshes))
         ]
         best = min(min(costs) for costs in found.values())

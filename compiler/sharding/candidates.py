@@ -16,9 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 import solvers
-from compiler.sharding import space
-from compiler.sharding.cost import Choice, evaluate, radix, unit_codes
+from compiler.sharding import ilp, space
+from compiler.sharding.cost import Choice, evaluate, of_codes, radix, unit_codes
 from compiler.sharding.game import ShardingGame, Task
+from compiler.sharding.layout import Layout
 from compiler.sharding.oracle import Judged
 from compiler.sharding.plan import Plan
 from solvers import pareto
@@ -43,11 +44,13 @@ class Candidate:
 
     Attributes:
         name: where it is from.
-        choice: what it decides.
+        choice: what it decides; None where every unit is cut by itself.
+        cut: how, where it is so.
         predicted: cycles by the model.
         expected: cycles by the model, corrected by what the compiler said of others before.
         arguments: MiB on one device.
         peak: MiB at the fullest, by the model.
+        communication: cycles of collectives by the model, hidden or not.
         codes: of its units.
         key: the same for all that comes to the same.
         by_hand: whether the search has no part in it.
@@ -59,13 +62,15 @@ class Candidate:
     """
 
     name: str
-    choice: Choice
+    choice: Choice | None
     predicted: float
     expected: float
     arguments: float
     peak: float
+    communication: float
     codes: np.ndarray
     key: bytes
+    cut: Layout | None = None
     by_hand: bool = False
     bare: bool = False
     plan: Plan | None = None
@@ -134,7 +139,7 @@ def candidate(
 
 def entry(pool: Pool, row: int, name: str) -> Candidate:
     """Returns a plan of a pool as a candidate."""
-    time, arguments, peak = map(float, pool.costs[row, :3])
+    time, arguments, peak, _, communication = map(float, pool.costs[row])
     return Candidate(
         name=name,
         choice=jax.tree.map(lambda x: jnp.asarray(x[row]), pool.choices),
@@ -142,8 +147,28 @@ def entry(pool: Pool, row: int, name: str) -> Candidate:
         expected=time,
         arguments=arguments,
         peak=peak,
+        communication=communication,
         codes=pool.codes[row],
         key=pool.keys[row].tobytes(),
+    )
+
+
+def by_units(task: Task, name: str, found: ilp.Solution) -> Candidate:
+    """Returns an answer of the integer program as a candidate."""
+    mesh = found.cut.mesh
+    codes = np.array([[*found.codes, mesh]], np.int32)
+    cost = of_codes(task.tables, jnp.asarray(found.codes), mesh, task.latency)
+    return Candidate(
+        name=name,
+        choice=None,
+        cut=found.cut,
+        predicted=float(cost.time),
+        expected=float(cost.time),
+        arguments=float(cost.arguments),
+        peak=float(cost.peak),
+        communication=float(cost.communication),
+        codes=codes[0],
+        key=keys(task, codes)[0].tobytes(),
     )
 
 

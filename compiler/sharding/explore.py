@@ -3,7 +3,8 @@
 First strategies of the engine search the analytic model, for time and for the front of time and memory. Then plans
 are compiled: those by hand, and of all that the search met in turn the one that should be fastest and the one that
 should widen the front most. What should be is the model's word times a correction: the ratios that the compiler showed,
-carried over to plans that cut alike (kriging). Around a plan that turns out best, all that differ in one choice join.
+carried over to plans that cut alike (kriging). The integer program's plan, which cuts every array and operation by itself,
+competes with them. Around a plan that turns out best, all that differ in one choice join.
 What stays best for a while is compiled once more with nothing said of the arrays inside.
 """
 
@@ -11,12 +12,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 import solvers
 from compiler.backends import CompilerError
-from compiler.sharding import candidates, space
+from compiler.sharding import candidates, ilp, space
 from compiler.sharding.candidates import (
     Candidate,
     Limits,
@@ -29,7 +31,8 @@ from compiler.sharding.candidates import (
 )
 from compiler.sharding.corrections import corrections
 from compiler.sharding.cost import Choice
-from compiler.sharding.layout import plan_of
+from compiler.sharding.game import Task
+from compiler.sharding.layout import plan_of, written
 from compiler.sharding.model import Model
 from compiler.sharding.oracle import Judge
 from solvers import pareto
@@ -44,6 +47,7 @@ _FRONT_SHARE = 0.4  # Of the evaluations, for the front.
 _HIDDEN = 0.01
 _HOPE = 0.5  # Standard deviations by which what is not known is thought better.
 _MARGIN = 0.05  # Of the front's corner, in logarithms.
+_PROGRAM_SECONDS = 60.0  # For each mesh.
 _PATIENCE = 2  # Compiles in vain, before the best is compiled bare.
 
 
@@ -57,6 +61,7 @@ class Found:
         latency: cycles of a collective before its first byte.
         problem: what was searched.
         pool: plans that fit, the fastest first.
+        programmed: the integer program's plan, which cuts every unit by itself; None if it has none that fits.
         baselines: plans by hand that fit.
         refused: plans by hand that do not, and why.
         history: evaluations, and the best cycles so far.
@@ -68,6 +73,7 @@ class Found:
     latency: float
     problem: solvers.Problem
     pool: Pool
+    programmed: Candidate | None
     baselines: tuple[Candidate, ...]
     refused: Mapping[str, str]
     history: tuple[tuple[int, float], ...]
@@ -142,11 +148,32 @@ def search(
         latency,
         single,
         pool,
+        _programmed(model, single.instance, limits),
         tuple(baselines),
         refused,
         tuple(history),
         sum(r.evaluations["simulator"] for r in results),
     )
+
+
+def _programmed(model: Model, task: Task, limits: Limits) -> Candidate | None:
+    """Returns the integer program's plan on the mesh on which the model thinks it fastest."""
+    found = []
+    for number in range(len(model.meshes)):
+        try:
+            answer = ilp.solve(
+                model,
+                number,
+                latency=float(task.latency),
+                arguments=limits.arguments,
+                seconds=_PROGRAM_SECONDS,
+            )
+        except ValueError:
+            continue
+        one = candidates.by_units(task, "integer program", answer)
+        if one.peak <= limits.memory:
+            found.append(one)
+    return min(found, key=lambda one: one.predicted, default=None)
 
 
 def _nobody(count: int, best: float) -> None:
@@ -175,6 +202,7 @@ def measure(
     waiting = list(found.baselines) if baselines else []
     tried: set[str] = set()  # Plans that were compiled bare too.
     turn = idle = 0
+    programmed = found.programmed
     while not meter.done():
         best = min(done, key=worth, default=None)
         due = idle >= _PATIENCE or meter.budget.measurements == meter.measurements + 1
@@ -191,9 +219,14 @@ def measure(
             tried.add(best.name)
             one = _bare(best)
         elif row is not None:
-            turn += 1
-            one = entry(pool, row, f"found {turn}")
-            correction, _ = corrections(pool.codes[row][None], done)
+            one = entry(pool, row, f"found {turn + 1}")
+            if programmed and programmed.key in {other.key for other in done}:
+                programmed = None
+            if programmed and _hoped(programmed, done) < _hoped(one, done):
+                one, programmed = programmed, None
+            else:
+                turn += 1
+            correction, _ = corrections(one.codes[None], done)
             one = dataclasses.replace(
                 one, expected=one.predicted * math.exp(correction[0])
             )
@@ -206,7 +239,7 @@ def measure(
         idle += 1
         if best is None or one.cycles < best.cycles:
             idle = 0
-            if not one.bare:
+            if not one.bare and one.choice is not None:
                 pool = joined(pool, around(found.problem, one.choice, found.limits))
         yield one
 
@@ -236,6 +269,22 @@ def _judged(judge: Judge, found: Found, one: Candidate) -> Candidate:
     return dataclasses.replace(one, judged=judged, failure=failure)
 
 
+def _times(
+    predicted: np.ndarray,
+    communication: np.ndarray,
+    codes: np.ndarray,
+    done: list[Candidate],
+) -> np.ndarray:
+    """Returns the log of the cycles [P] that plans may take."""
+    mean, deviation = corrections(codes, done)
+    return np.log(predicted + _HIDDEN * communication) + mean - _HOPE * deviation
+
+
+def _hoped(one: Candidate, done: list[Candidate]) -> float:
+    predicted, communication = np.array([[one.predicted], [one.communication]])
+    return float(_times(predicted, communication, one.codes[None], done)[0])
+
+
 def _next(pool: Pool, done: list[Candidate], *, by_time: bool) -> int | None:
     """Returns the plan to compile next; None where all are."""
     seen = {one.key for one in done if not one.bare}
@@ -243,9 +292,7 @@ def _next(pool: Pool, done: list[Candidate], *, by_time: bool) -> int | None:
     rows = np.flatnonzero(new)
     if not len(rows):
         return None
-    mean, deviation = corrections(pool.codes[rows], done)
-    time = pool.costs[rows, 0] + _HIDDEN * pool.costs[rows, 4]
-    time = np.log(time) + mean - _HOPE * deviation
+    time = _times(pool.costs[rows, 0], pool.costs[rows, 4], pool.codes[rows], done)
     if by_time:
         return int(rows[np.argmin(time)])
     points = np.stack([time, np.log(pool.costs[rows, 1] + 1e-3)], axis=1)
@@ -278,7 +325,14 @@ def uncompiled_front(found: Found) -> list[Candidate]:
 
 def planned(found: Found, one: Candidate) -> Candidate:
     """Returns a candidate with its plan."""
-    plan = plan_of(found.model, one.choice, {"found_by": one.name})
+    provenance: dict[str, Any] = {"found_by": one.name}
+    if one.choice is not None:
+        plan = plan_of(found.model, one.choice, provenance)
+    else:
+        assert one.cut is not None
+        predicted = {"time": one.predicted, "arguments": one.arguments}
+        predicted |= {"peak": one.peak, "communication": one.communication}
+        plan = written(one.cut, {"predicted": predicted, **provenance})
     if one.bare:
         plan = dataclasses.replace(plan, sites={})
     return dataclasses.replace(one, plan=plan)

@@ -54,7 +54,7 @@ def write(
 
 
 def words(one: Candidate) -> str:
-    """Returns the cuts of a plan: classes, and the axes that each is cut over."""
+    """Returns the cuts of a plan: classes, or arguments one by one, and the axes that each is cut over."""
     if one.plan is None:
         return ""
     sizes = dict(one.plan.mesh)
@@ -62,6 +62,13 @@ def words(one: Candidate) -> str:
         f"{cut.name} over {' '.join(f'{axis}{sizes[axis]}' for axis, _ in cut.axes)}"
         for cut in one.plan.cuts
     ]
+    if not cuts:
+        cuts = [
+            f"{leaf.path}.{number} over {' '.join(f'{axis}{sizes[axis]}' for axis in axes)}"
+            for leaf in one.plan.inputs
+            for number, axes in enumerate(leaf.spec)
+            if axes
+        ]
     return ", ".join(cuts) or "nothing"
 
 

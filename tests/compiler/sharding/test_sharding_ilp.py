@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import sharding_ilp, sharding_programs
-from compiler.sharding import layout, mesh, model
+from benchmarks import sharding_programs
+from compiler.sharding import ilp, layout, mesh, model
 from compiler.sharding.cost import of_codes
 from compiler.sharding.model import Model
 
@@ -21,7 +21,7 @@ def _built(name: str, sizes: tuple[int, ...]) -> Model:
     )
 
 
-def _sum(costs: sharding_ilp.Costs, picked: tuple[int, ...]) -> float:
+def _sum(costs: ilp.Costs, picked: tuple[int, ...]) -> float:
     nodes = sum(table[c] for table, c in zip(costs.nodes, picked))
     return float(
         nodes + sum(t[picked[a], picked[b]] for (a, b), t in costs.edges.items())
@@ -33,7 +33,7 @@ def test_nodes_and_edges_add_up_to_the_models_computation_and_communication(
     name: str,
 ) -> None:
     built = _built(name, (2, 4))
-    costs = sharding_ilp.costs(built, 0)
+    costs = ilp.costs(built, 0)
     judged = jax.jit(of_codes)
     rng = np.random.default_rng(0)
     sums, wanted = [], []
@@ -55,7 +55,7 @@ def test_nodes_and_edges_add_up_to_the_models_computation_and_communication(
 @pytest.mark.parametrize("limit", [math.inf, 24.0, 10.0])
 def test_the_perceptrons_optimum_is_that_of_all_combinations(limit: float) -> None:
     built = _built("mlp", (8,))
-    costs = sharding_ilp.costs(built, 0)
+    costs = ilp.costs(built, 0)
     every = itertools.product(
         *(np.flatnonzero(np.isfinite(table)).tolist() for table in costs.nodes)
     )
@@ -64,7 +64,7 @@ def test_the_perceptrons_optimum_is_that_of_all_combinations(limit: float) -> No
         memory = sum(table[c] for table, c in zip(costs.arguments, picked))
         if memory <= limit:
             least = min(least, _sum(costs, picked))
-    found = sharding_ilp.solve(built, 0, arguments=limit)
+    found = ilp.solve(built, 0, arguments=limit)
     assert found.objective == pytest.approx(least, rel=1e-5)
     assert found.bound <= found.objective * (1 + 1e-5)
     assert found.arguments <= limit
@@ -72,12 +72,12 @@ def test_the_perceptrons_optimum_is_that_of_all_combinations(limit: float) -> No
 
 def test_what_no_plan_meets_is_said() -> None:
     with pytest.raises(ValueError, match="no plan"):
-        sharding_ilp.solve(_built("mlp", (8,)), 0, arguments=1.0)
+        ilp.solve(_built("mlp", (8,)), 0, arguments=1.0)
 
 
 def test_the_answer_is_a_plan() -> None:
     built = _built("mlp", (2, 4))
-    found = sharding_ilp.solve(built, 0, arguments=24.0)
+    found = ilp.solve(built, 0, arguments=24.0)
     plan = layout.written(found.cut, {"found_by": "ilp"})  # Checks each extent.
     sizes = dict(plan.mesh)
     share = [

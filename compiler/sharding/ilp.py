@@ -1,4 +1,4 @@
-"""Alpa's integer program on the tables of the sharding search: every array and operation chooses how it is cut.
+"""Alpa's integer program on the tables of the search: every array and operation chooses by itself how it is cut.
 
 As in Zheng et al. 2022 (section 4.2): one-hot variables for what each node does, products of two of them for each edge,
 made linear; the objective is the sum of computation and communication, since a linear objective knows no overlap. Nodes are
@@ -19,7 +19,7 @@ import scipy.sparse
 from compiler.sharding.cost import of_codes
 from compiler.sharding.layout import Layout
 from compiler.sharding.model import Model
-from compiler.sharding.tables import ASYNC, SYNC
+from compiler.sharding.tables import ASYNC, ASYNC_CALLS, SYNC, SYNC_CALLS
 from compiler.sharding.units import Unit, codes, parts
 
 
@@ -29,6 +29,7 @@ class Solution:
 
     Attributes:
         cut: how everything is cut.
+        codes: of the units (`units.codes`).
         objective: cycles of computation and communication, one after another.
         predicted: cycles by the search's model, which hides communication behind computation.
         bound: that no answer is below.
@@ -37,6 +38,7 @@ class Solution:
     """
 
     cut: Layout
+    codes: tuple[int, ...]
     objective: float
     predicted: float
     bound: float
@@ -59,8 +61,8 @@ class Costs:
     arguments: tuple[np.ndarray, ...]
 
 
-def costs(model: Model, mesh: int) -> Costs:
-    """Returns the tables of one mesh as costs of nodes and edges."""
+def costs(model: Model, mesh: int, latency: float = 0.0) -> Costs:
+    """Returns the tables of one mesh as costs of nodes and edges; a collective takes `latency` cycles besides."""
     arrays = {k: np.asarray(x) for k, x in model.tables._asdict().items()}
     tables = types.SimpleNamespace(**arrays)  # In this process, not on a device.
     axes = tables.mesh_sizes.shape[1]
@@ -86,9 +88,11 @@ def costs(model: Model, mesh: int) -> Costs:
         rows = tables.move_table[mesh, offset : offset + size]
         if len(rows) < size:  # Nothing moves in this program.
             rows = np.zeros((size, rows.shape[1]))
-        spent = (rows[:, ASYNC] + rows[:, SYNC]).reshape(counts[value], counts[nest])
+        shape = (counts[value], counts[nest])
+        spent = (rows[:, ASYNC] + rows[:, SYNC]).reshape(shape)
+        calls = (rows[:, ASYNC_CALLS] + rows[:, SYNC_CALLS]).reshape(shape)
         stands.append(spent > 0)
-        add(value, nest, spent * mib * repeat)
+        add(value, nest, (spent * mib + latency * calls) * repeat)
     repeats = np.sum(tables.work_events, axis=1)
     for unit, offset, gate, repeat in zip(
         tables.work_unit.tolist(),
@@ -126,20 +130,26 @@ def _divides(model: Model, unit: Unit, mesh: int) -> np.ndarray:
 
 
 def solve(
-    model: Model, mesh: int, *, arguments: float = np.inf, seconds: float = 60.0
+    model: Model,
+    mesh: int,
+    *,
+    latency: float = 0.0,
+    arguments: float = np.inf,
+    seconds: float = 60.0,
 ) -> Solution:
     """Returns the best way to cut a program, every unit by itself.
 
     Args:
         model: the program on its machine.
         mesh: which of the model's meshes.
+        latency: cycles of a collective before its first byte.
         arguments: MiB that the arguments may take on one device.
         seconds: for the solver.
 
     Raises:
         ValueError: nothing fits, or the solver found nothing in its time.
     """
-    found = costs(model, mesh)
+    found = costs(model, mesh, latency)
     begins = np.cumsum([0, *map(len, found.nodes)])
     chosen = begins[-1]
     sizes = [table.size for table in found.edges.values()]
@@ -190,8 +200,9 @@ def solve(
     total += sum(t[picked[a], picked[b]] for (a, b), t in found.edges.items())
     return Solution(
         Layout(model, cuts, mesh),
+        tuple(picked),
         float(total),
-        float(of_codes(model.tables, jnp.asarray(picked), mesh).time),
+        float(of_codes(model.tables, jnp.asarray(picked), mesh, latency).time),
         float(answer.mip_dual_bound) / scale,
         float(sum(table[c] for table, c in zip(found.arguments, picked))),
         count,
