@@ -61,7 +61,7 @@ class Found:
         latency: cycles of a collective before its first byte.
         problem: what was searched.
         pool: plans that fit, the fastest first.
-        programmed: the integer program's plan, which cuts every unit by itself; None if it has none that fits.
+        programmed: the integer program's plan of each mesh, which cuts every unit by itself, if it fits.
         baselines: plans by hand that fit.
         refused: plans by hand that do not, and why.
         history: evaluations, and the best cycles so far.
@@ -73,7 +73,7 @@ class Found:
     latency: float
     problem: solvers.Problem
     pool: Pool
-    programmed: Candidate | None
+    programmed: tuple[Candidate, ...]
     baselines: tuple[Candidate, ...]
     refused: Mapping[str, str]
     history: tuple[tuple[int, float], ...]
@@ -148,7 +148,7 @@ def search(
         latency,
         single,
         pool,
-        _programmed(model, single.instance, limits),
+        tuple(_programmed(model, single.instance, limits)),
         tuple(baselines),
         refused,
         tuple(history),
@@ -156,10 +156,9 @@ def search(
     )
 
 
-def _programmed(model: Model, task: Task, limits: Limits) -> Candidate | None:
-    """Returns the integer program's plan on the mesh on which the model thinks it fastest."""
-    found = []
-    for number in range(len(model.meshes)):
+def _programmed(model: Model, task: Task, limits: Limits) -> Iterator[Candidate]:
+    """Yields the integer program's plans that fit."""
+    for number, mesh in enumerate(model.meshes):
         try:
             answer = ilp.solve(
                 model,
@@ -170,10 +169,10 @@ def _programmed(model: Model, task: Task, limits: Limits) -> Candidate | None:
             )
         except ValueError:
             continue
-        one = candidates.by_units(task, "integer program", answer)
+        words = " ".join(f"{axis}{size}" for axis, size in mesh.axes)
+        one = candidates.by_units(task, f"integer program, {words}", answer)
         if one.peak <= limits.memory:
-            found.append(one)
-    return min(found, key=lambda one: one.predicted, default=None)
+            yield one
 
 
 def _nobody(count: int, best: float) -> None:
@@ -202,7 +201,6 @@ def measure(
     waiting = list(found.baselines) if baselines else []
     tried: set[str] = set()  # Plans that were compiled bare too.
     turn = idle = 0
-    programmed = found.programmed
     while not meter.done():
         best = min(done, key=worth, default=None)
         due = idle >= _PATIENCE or meter.budget.measurements == meter.measurements + 1
@@ -220,12 +218,10 @@ def measure(
             one = _bare(best)
         elif row is not None:
             one = entry(pool, row, f"found {turn + 1}")
-            if programmed and programmed.key in {other.key for other in done}:
-                programmed = None
-            if programmed and _hoped(programmed, done) < _hoped(one, done):
-                one, programmed = programmed, None
-            else:
-                turn += 1
+            seen = {other.key for other in done}
+            others = [other for other in found.programmed if other.key not in seen]
+            one = min([one, *others], key=lambda other: _hoped(other, done))
+            turn += one.choice is not None
             correction, _ = corrections(one.codes[None], done)
             one = dataclasses.replace(
                 one, expected=one.predicted * math.exp(correction[0])

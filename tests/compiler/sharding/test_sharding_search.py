@@ -218,20 +218,21 @@ def test_plans_by_hand_that_do_not_fit_are_left_out(found):
     assert (np.diff(found.pool.costs[:, 0]) >= 0).all()
 
 
-def test_the_integer_programs_plan_competes(found):
-    assert found.programmed is not None
-    for cycles, name in ((1.0, "integer program"), (1e9, "found 1")):
-        other = dataclasses.replace(found.programmed, predicted=cycles, key=b"new")
-        start = dataclasses.replace(found, programmed=other)
+def test_the_integer_programs_plans_compete(found):
+    plans = found.programmed
+    assert [one.cut.mesh for one in plans] == [0, 1]
+    for cycles, first in ((1.0, plans[1].name), (1e9, "found 1")):
+        other = dataclasses.replace(plans[1], predicted=cycles, key=b"new")
+        start = dataclasses.replace(found, programmed=(other,))
         meter = Meter(Budget(measurements=1))
         (one,) = explore.measure(_Played(found), start, meter, baselines=False)
-        assert one.name == name
+        assert one.name == first
     # What the search met besides is not compiled twice.
-    again = dataclasses.replace(other, predicted=1.0, key=one.key)
-    start = dataclasses.replace(found, programmed=again)
+    again = dataclasses.replace(plans[1], predicted=1.0, key=one.key)
+    start = dataclasses.replace(found, programmed=(again,))
     meter = Meter(Budget(measurements=9))
     seen = list(explore.measure(_Played(found), start, meter, baselines=False))
-    assert [one.name for one in seen].count("integer program") == 1
+    assert [one.name for one in seen].count(again.name) == 1
     assert sum(one.key == again.key and not one.bare for one in seen) == 1
 
 
