@@ -4,6 +4,7 @@ python -m benchmarks.sharding_report FIGURE.svg     # Needs the [report] extra.
 """
 
 import argparse
+import collections
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -141,7 +142,9 @@ def front(points: Sequence[Point]) -> list[Point]:
     """Returns the points that no other beats in cycles and in memory, the fastest first."""
     found: list[Point] = []
     for point in sorted(points):
-        if math.isfinite(point.cycles) and all(point.mib < p.mib for p in found):
+        if math.isfinite(point.cycles) and all(
+            round(point.mib, 1) < round(p.mib, 1) for p in found
+        ):
             found.append(point)
     return found
 
@@ -199,22 +202,17 @@ def _agreement(name: str, lines: Sequence[Row]) -> str:
 
 
 def picture(lines: Sequence[Row], table: Mapping[str, "Limited"], path: Path) -> None:
-    """Draws, for each program, what was compiled, as memory of the arguments against cycles.
+    """Draws what was compiled, for each program with several limits, as memory of the arguments against cycles.
 
     Raises:
         ModuleNotFoundError: there is no matplotlib.
     """
     import matplotlib.pyplot as plt
+    from matplotlib import ticker
 
-    searched = {x["row"] for x in lines if x["part"] == "search"}
-    programs = list(
-        dict.fromkeys(
-            (row.program, row.topology)
-            for name, row in table.items()
-            if name in searched
-        )
-    )
-    columns = min(3, len(programs))
+    limits = collections.Counter((row.program, row.topology) for row in table.values())
+    programs = [program for program, count in limits.items() if count > 1]
+    columns = min(2, len(programs))
     height = math.ceil(len(programs) / columns)
     figure, axes = plt.subplots(
         height, columns, figsize=(4.6 * columns, 3.6 * height), squeeze=False
@@ -236,13 +234,22 @@ def picture(lines: Sequence[Row], table: Mapping[str, "Limited"], path: Path) ->
             )
         axis.scatter(*_xy(ours), s=12, c="#9db8dd", label="searched", zorder=1)
         best = front(ours)
-        axis.plot(
-            *_xy(best), "o-", c="#1f5fb0", ms=4, label="front of the searched", zorder=3
+        axis.step(
+            *_xy(best[::-1]),
+            "o-",
+            where="post",
+            c="#1f5fb0",
+            ms=4,
+            label="front of the searched",
+            zorder=3,
         )
         axis.set(xscale="log", yscale="log", title=f"{program} on {topology}")
-        axis.set(xlabel="MiB of arguments on a device", ylabel="cycles")
-        axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-        axis.grid(True, which="major", alpha=0.25)
+        axis.set(xlabel="MiB of arguments on a device", ylabel="million cycles")
+        for one, unit in ((axis.xaxis, 1.0), (axis.yaxis, 1e6)):
+            one.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+            one.set_major_formatter(lambda x, _, unit=unit: f"{x / unit:g}")
+            one.set_minor_locator(ticker.NullLocator())
+        axis.grid(True, alpha=0.25)
     axes.flat[0].legend(fontsize=8, frameon=False)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
