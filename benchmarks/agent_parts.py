@@ -51,7 +51,7 @@ def optima(
     flags: argparse.Namespace, known: set[tuple[Any, ...]]
 ) -> Iterator[dict[str, Any]]:
     """Yields proven floors, and the mappings that CP-SAT found."""
-    from mallocgame import optimum, relaxation
+    from mallocgame import optimum
 
     seconds = flags.seconds or 60.0
     for name in flags.names or bench_agent.names_of(flags.programs)[:3]:
@@ -63,7 +63,7 @@ def optima(
             begun = time.monotonic()
             proof = optimum.prove(problem, seconds=seconds, workers=2)
             yield head | {
-                "floor": max(proof.floor, relaxation.lower_bound(problem)),
+                "floor": proof.floor,
                 "found": proof.seconds if proof.mapping else None,
                 "limit": seconds,
                 "wall": round(time.monotonic() - begun, 1),

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mallocgame import game, mapping, rollout, validate
+from mallocgame import game, mapping, relaxation, rollout, validate
 from mallocgame.accesses import Access
 from mallocgame.instance import Problem
 from mallocgame.mapping import Decision, Mapping
@@ -80,7 +80,9 @@ def prove(
     solver.parameters.num_workers = workers
     solver.parameters.random_seed = seed % (1 << 31)
     status = solver.solve(built.model)
-    floor = max(solver.best_objective_bound, 0.0) * built.unit
+    floor = solver.best_objective_bound * built.unit
+    # Without a model that was solved as far as that, the closed bound.
+    floor = max(floor, relaxation.lower_bound(problem))
     found, least = None, math.inf
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         found = built.mapping(solver)

@@ -99,11 +99,11 @@ def test_a_mapping_of_the_game_is_simulated_as_the_game_says() -> None:
         assert again == pytest.approx(one.seconds, rel=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_no_play_is_better_than_the_floor(seed: int) -> None:
-    """Loops, branches and prefetches by the run before among them."""
-    problem = programs.synthetic(seed)
-    proof = optimum.prove(problem, seconds=5.0)
+    """Loops, branches and prefetches by the run before among them; solved to the end or not."""
+    problem = programs.synthetic(seed, 64)
+    proof = optimum.prove(problem, seconds=20.0)
     instance = problem.instance
     n = instance.order.shape[0]
     rng = np.random.default_rng(seed)
