@@ -13,7 +13,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import bench_agent
@@ -272,7 +272,7 @@ def report(lines: list[dict[str, Any]]) -> list[str]:
     return text
 
 
-def _speeds(lines: list[Mapping[str, Any]]) -> list[str]:
+def _speeds(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     columns = {
         "accesses": "accesses",
         "times": "instructions",

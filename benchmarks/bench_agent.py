@@ -428,9 +428,9 @@ def _mean(ratios: list[float]) -> float:
 
 def key_of(line: Mapping[str, Any]) -> tuple[Any, ...]:
     """Returns what makes two lines of one measurement the same; calls are a result where the time is limited."""
-    names = ("part", "program", "share", "by", "seed", "limit")
-    if line["part"] == "optimum":
-        names = ("part", "program", "share")
+    names = ["part", "program", "share"]
+    if line["part"] != "optimum":
+        names += ["by", "seed", "limit"]
     calls = line.get("calls") if line["part"] != "times" else None
     return (*(line.get(k) for k in names), calls)
 

@@ -445,7 +445,7 @@ class _Model:
     def mapping(self, solver: Any) -> Mapping:
         """Returns the mapping of a solution."""
         alignment = self._costs.target.alignment
-        decisions = []
+        decisions: list[Decision] = []
         for access in self.problem.accesses:
             i = access.number
             outer = access.enclosing

@@ -99,7 +99,7 @@ def test_a_mapping_of_the_game_is_simulated_as_the_game_says() -> None:
         assert again == pytest.approx(one.seconds, rel=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_no_play_is_better_than_the_floor(seed: int) -> None:
     """Loops, branches and prefetches by the run before among them; solved to the end or not."""
     problem = programs.synthetic(seed, 64)
@@ -108,13 +108,21 @@ def test_no_play_is_better_than_the_floor(seed: int) -> None:
     n = instance.order.shape[0]
     rng = np.random.default_rng(seed)
     play = jax.jit(jax.vmap(rollout.play, (None, 0)))
+    buffer = np.asarray(instance.accesses.buffer)
     plans = rollout.Plan(
-        rank=rng.uniform(0, 1, (64, n)).astype(np.float32),
+        # All accesses of a buffer together, as plans have it.
+        rank=rng.uniform(0, 1, (64, n)).astype(np.float32)[:, buffer],
         eagerness=np.exp(rng.uniform(0, 3, (64, n))).astype(np.float32)
         * rng.choice([-1, 1], (64, 1)).astype(np.float32),
         advice=rng.choice([-1, -1, 0, 1, 2], (64, n)).astype(np.int8),
     )
-    least = float(play(instance, plans).timeline.total.min())
+    played = play(instance, plans)
+    lane = int(played.timeline.total.argmin())
+    best = jax.tree.map(lambda x: x[lane], played)
+    least = float(best.timeline.total)
+    found = mapping.from_state(problem, best.state)
+    assert not validate.check(problem, found)
+    assert optimum.simulated(problem, found) == pytest.approx(least, rel=1e-5)
     assert 0 < proof.floor <= least * (1 + 1e-5)
     if proof.mapping is not None:
         assert not validate.check(problem, proof.mapping)
