@@ -1,15 +1,17 @@
 """The learning agent on the memory game, in parts; each adds lines to a file, and goes on where it stopped.
 
-    python -m benchmarks.bench_agent table [NAME ...] [--calls 256] [--seed 0] [--programs report]
-    python -m benchmarks.bench_agent curves|ablations|speed
+    python -m benchmarks.bench_agent table [NAME ...] [--calls 256] [--seed 0] [--strategies NAME ...]
+    python -m benchmarks.bench_agent times [NAME ...] [--seconds 5]
+    python -m benchmarks.bench_agent optimum [NAME ...] [--seconds 60]
+    python -m benchmarks.bench_agent curves|training|ablations|speed
     python -m benchmarks.bench_agent report
 
 `table`: every strategy at equal simulator calls, programs at four shares of their peak demand. The
 programs are those of tests/golden whose model family is of the *test* half (`benchmarks.workloads`): the
 agent that ships was trained, and its settings were chosen, on the other half alone (`--programs tuning`).
-`curves`: training on three tuning programs from nothing, three seeds. `ablations`: what parts of the
-agent are worth. `speed`: moves and learner steps per second, growth with the size, compilations.
-`report` prints it all as Markdown for benchmarks/results/agent.md.
+`times`: the same at equal time, compilation aside. `optimum`: what CP-SAT proves (`mallocgame.optimum`).
+`curves`, `training`, `ablations`, `speed`: see `benchmarks.agent_parts`. `report` prints it all as Markdown for
+benchmarks/results/agent.md.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import dataclasses
 import json
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,37 +28,54 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mallocgame.engine import Found, Settings
     from mallocgame.instance import Problem
+    from mallocgame.learned import Player
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
+DUMPS = Path("runs/tuning")
 LINES = Path(__file__).parent / "results" / "agent.jsonl"
 SHARES = (0.5, 0.25, 0.1, 0.05)
 TIGHT = (0.1, 0.05)
 EQUAL = 1e-3  # Closer than this is a tie.
+PROVEN = 1e-4  # And this near to the bound, the optimum.
 SMALL = 128  # Smaller programs are padded to one shape.
-STRATEGIES = ("climb", "agent", "hybrid", "planned", "annealing", "brkga", "mcts")
-COLUMNS = ("all_slow", "msa", *STRATEGIES, "bound")
+PLAYERS = ("agent", "single", "policy", "untrained", "planned", "planned, untrained")
+STRATEGIES = ("climb", "hybrid", *PLAYERS, "annealing", "brkga", "mcts")
+COLUMNS = ("all_slow", "msa", *STRATEGIES, "optimum", "bound")
+# A call or so of each, to have it compiled before the clock runs.
+_FIRST_CALLS = 40
 
 
 def main() -> None:
     """Runs a part."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parts = ("table", "curves", "ablations", "speed", "report")
-    parser.add_argument("part", choices=parts)
+    parts = ("table", "times", "optimum", "curves", "training", "ablations", "speed")
+    parser.add_argument("part", choices=(*parts, "report"))
     parser.add_argument("names", nargs="*", default=[])
     parser.add_argument("--calls", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=None)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shares", type=float, nargs="*", default=list(SHARES))
     parser.add_argument("--programs", choices=("report", "tuning"), default="report")
     parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES))
     parser.add_argument("--lines", type=Path, default=LINES)
     flags = parser.parse_args()
+    from benchmarks import agent_parts
     from solvers.command import keep_compiled
 
     keep_compiled(on_host=True)
     if flags.part == "report":
         print("\n".join(report(_read(flags.lines))))
         return
-    run = {"table": table, "curves": curves, "ablations": ablations, "speed": speed}
-    known = {_key(line) for line in _read(flags.lines)}
+    run = {
+        "table": table,
+        "times": times,
+        "optimum": agent_parts.optima,
+        "curves": agent_parts.curves,
+        "training": agent_parts.training,
+        "ablations": agent_parts.ablations,
+        "speed": agent_parts.speed,
+    }
+    known = {key_of(line) for line in _read(flags.lines)}
     with flags.lines.open("a") as file:
         for line in run[flags.part](flags, known):
             file.write(json.dumps(line) + "\n")
@@ -78,14 +98,21 @@ def names_of(programs: str) -> list[str]:
 
 
 def problem_of(name: str, share: float) -> "Problem":
-    """Returns a golden program's problem with a share of its peak demand as fast memory."""
+    """Returns a program's problem with a share of its peak demand as fast memory.
+
+    Of tests/golden, or a dump of a tuning program in runs/tuning.
+    """
     from compiler.cost.instruction import instruction_costs
     from compiler.cost.model import analytic
     from compiler.hlo import build, load
     from compiler.targets import TARGETS
-    from mallocgame import instance, priority, relaxation
+    from mallocgame import inputs, instance, priority, relaxation
 
-    program = build(load(GOLDEN / name / "scheduled.hlo.pb.gz"))
+    golden = GOLDEN / name / "scheduled.hlo.pb.gz"
+    if golden.exists():
+        program = build(load(golden))
+    else:
+        program = inputs.read(DUMPS / name / "dump").program
     costs = analytic(instruction_costs(program), TARGETS["tpu-v5e"])
     capacity = int(share * relaxation.peak_bytes(program))
     crossing = priority.cross_program_candidates(program, capacity)
@@ -104,11 +131,11 @@ def problem_of(name: str, share: float) -> "Problem":
 def table(
     flags: argparse.Namespace, known: set[tuple[Any, ...]]
 ) -> Iterator[dict[str, Any]]:
-    """Yields what every strategy finds, program by program."""
-    from mallocgame import engine, relaxation
+    """Yields what every strategy finds with so many calls, program by program."""
+    from mallocgame import relaxation
 
     for name in flags.names or names_of(flags.programs):
-        for share in SHARES:
+        for share in flags.shares:
             head = {
                 "part": "table",
                 "program": name,
@@ -117,12 +144,12 @@ def table(
                 "seed": flags.seed,
             }
             wanted = [
-                s for s in flags.strategies if _key(head | {"by": s}) not in known
+                s for s in flags.strategies if key_of(head | {"by": s}) not in known
             ]
             if not wanted:
                 continue
             problem = problem_of(name, share)
-            start = engine.evaluate(problem, engine.seeds(problem), engine.Settings())
+            start = starts_of(problem)
             fixed = {
                 "all_slow": start["all_slow"].seconds,
                 "msa": start["msa"].seconds,
@@ -130,8 +157,8 @@ def table(
             }
             for by, seconds in fixed.items():
                 line = head | {"by": by, "seconds": seconds}
-                if _key(line) not in known:
-                    known.add(_key(line))
+                if key_of(line) not in known:
+                    known.add(key_of(line))
                     yield line | {"accesses": len(problem.accesses)}
             for by in wanted:
                 begun = time.monotonic()
@@ -143,6 +170,46 @@ def table(
                 }
 
 
+def times(
+    flags: argparse.Namespace, known: set[tuple[Any, ...]]
+) -> Iterator[dict[str, Any]]:
+    """Yields what every strategy finds within the same time, compilation aside."""
+    seconds = flags.seconds or 5.0
+    for name in flags.names or names_of(flags.programs):
+        for share in flags.shares:
+            head = {
+                "part": "times",
+                "program": name,
+                "share": share,
+                "limit": seconds,
+                "seed": flags.seed,
+            }
+            wanted = [
+                s for s in flags.strategies if key_of(head | {"by": s}) not in known
+            ]
+            if not wanted:
+                continue
+            problem = problem_of(name, share)
+            start = starts_of(problem)
+            for by in wanted:
+                search = search_of(problem, start, by, flags.seed)
+                spend(search, _FIRST_CALLS)
+                begun = time.monotonic()
+                found, calls = min(start.values(), key=_seconds), 0
+                for step in search(lambda: time.monotonic() - begun >= seconds):  # noqa: B023
+                    if time.monotonic() - begun > seconds:
+                        break  # What it found behind the end doesn't count.
+                    found, calls = step.found, calls + step.simulations
+                yield head | {"by": by, "seconds": found.seconds, "calls": calls}
+
+
+def starts_of(problem: "Problem") -> dict[str, "Found"]:
+    """Returns the plans that every search starts from, evaluated."""
+    from mallocgame import engine
+
+    return engine.evaluate(problem, engine.seeds(problem), engine.Settings())
+
+
 def searched(
     problem: "Problem",
     start: Mapping[str, "Found"],
@@ -150,72 +217,110 @@ def searched(
     calls: int,
     seed: int,
 ) -> "Found":
-    """Returns the best that a strategy finds within so many simulator calls; the mapping is validated.
+    """Returns the best that a strategy finds within so many simulator calls; the mapping is validated."""
+    from mallocgame import mapping, validate
 
-    `agent` plays with the shipped network as the command does, `planned` with a tree of 8 simulations a
-    move, `hybrid` has half of the calls for the agent and then climbs from the best that it found.
-    """
-    from mallocgame import engine, mapping, validate
-
-    settings = engine.Settings(strategy="climb", seed=seed)
     if by == "hybrid":
-        half = _spend(_agent(problem, start, seed), calls // 2)
-        both = dict(start) | {"agent": half}
-        found = _spend(
-            engine_search(problem, both, settings), calls - calls // 2 + len(both)
-        )
-    elif by in ("agent", "planned"):
-        found = _spend(
-            _agent(problem, start, seed, simulations=8 * (by == "planned")), calls
-        )
+        found = _hybrid(problem, start, calls, seed)
     else:
-        settings = dataclasses.replace(settings, strategy=by)
-        found = _spend(engine_search(problem, start, settings), calls)
+        found = spend(search_of(problem, start, by, seed), calls)
     validate.require_valid(problem, mapping.from_state(problem, found.state))
     return found
 
 
-def engine_search(
-    problem: "Problem", start: Mapping[str, "Found"], settings: "Settings"
-) -> Callable[[Callable[[], bool]], Iterator[Any]]:
-    """Returns the search of a strategy, as a function of when it is done."""
-    from mallocgame import engine
-
-    return lambda done: engine.search(problem, dict(start), settings, done)
+_Search = Callable[[Callable[[], bool]], Iterator[Any]]
 
 
-def _agent(
-    problem: "Problem",
-    start: Mapping[str, "Found"],
-    seed: int,
-    simulations: int = 0,
-    card: Path | None = None,
-) -> Callable[[Callable[[], bool]], Iterator[Any]]:
+def _hybrid(
+    problem: "Problem", start: Mapping[str, "Found"], calls: int, seed: int
+) -> "Found":
+    """Half of the calls for the agent, then climbing from the best that it found."""
+    half = spend(search_of(problem, start, "agent", seed), calls // 2)
+    both = dict(start) | {"agent": half}
+    rest = search_of(problem, both, "climb", seed)
+    return spend(rest, calls - calls // 2 + len(both))
+
+
+def search_of(
+    problem: "Problem", start: Mapping[str, "Found"], by: str, seed: int
+) -> _Search:
+    """Returns the search of a strategy, as a function of when it is done.
+
+    `agent` plays as the command does, with the shipped network. `single`: one change a move. `policy`: always
+    the likeliest change, no chance. `planned`: a tree of 8 simulations a move. `untrained`: as `agent`, or
+    as `planned`, with a network that knows nothing: all changes are as likely.
+    """
     from mallocgame import engine, learned
 
     player = learned.Player()
-    if simulations:
-        search = dataclasses.replace(player.search, num_simulations=simulations)
-        player = dataclasses.replace(player, search=search)
-    settings = engine.Settings(
-        strategy="muzero", seed=seed, mode="zero-shot", checkpoint=card
-    )
+    tree = dataclasses.replace(player.search, num_simulations=8)
+    likeliest = dataclasses.replace(player.search, uniform_share=0.0)
+    players = {
+        "agent": player,
+        "single": dataclasses.replace(player, further=0.0),
+        "policy": dataclasses.replace(
+            player, further=0.0, gumbel_scale=0.0, search=likeliest
+        ),
+        "planned": dataclasses.replace(player, search=tree),
+        "untrained": player,
+        "planned, untrained": dataclasses.replace(player, search=tree),
+    }
+    if by in players:
+        return played(problem, start, players[by], seed, blank="untrained" in by)
+    settings = engine.Settings(strategy=by, seed=seed)
+    return lambda done: engine.search(problem, dict(start), settings, done)
 
-    def search_by(done: Callable[[], bool]) -> Iterator[Any]:
+
+def played(
+    problem: "Problem",
+    start: Mapping[str, "Found"],
+    player: "Player",
+    seed: int,
+    *,
+    blank: bool = False,
+    card: Path | None = None,
+) -> _Search:
+    """Returns the agent's search, by the shipped network, by one that knows nothing, or by a card's."""
+    from mallocgame import engine, learned
+
+    def search(done: Callable[[], bool]) -> Iterator[Any]:
         # The calls that the starts took, as for every strategy.
-        yield engine.Step(len(start), min(start.values(), key=_seconds), None)  # type: ignore[arg-type]
-        yield from learned.search(problem, dict(start), settings, done, player)
+        best = min(start.values(), key=_seconds)
+        yield engine.Step(len(start), best, None)  # type: ignore[arg-type]
+        with tempfile.TemporaryDirectory() as folder:
+            known = _blank(problem, start, seed, Path(folder)) if blank else card
+            settings: Settings = engine.Settings(
+                strategy="muzero", seed=seed, mode="zero-shot", checkpoint=known
+            )
+            yield from learned.search(problem, dict(start), settings, done, player)
 
-    return search_by
+    return search
+
+
+def _blank(
+    problem: "Problem", start: Mapping[str, "Found"], seed: int, folder: Path
+) -> Path:
+    """Writes the card of a network that knows nothing."""
+    from mallocgame import improve, teacher
+    from muzero import agentfile
+    from muzero.agents import make_agent
+    from muzero.config import TrainConfig
+    from muzero.training import Trainer
+
+    best = min(start.values(), key=_seconds)
+    first = improve.start(problem, best.plan)
+    task = teacher.make_task(["one"], [first], [best.seconds])
+    trainer = Trainer(agent=make_agent("true-game", task), config=TrainConfig())
+    about = {"agent": "true-game", "plays": teacher.PLAYS}
+    return agentfile.save(folder, "blank", trainer.new(task.instances, seed), about)[1]
 
 
 def _seconds(found: "Found") -> float:
     return found.seconds
 
 
-def _spend(
-    search: Callable[[Callable[[], bool]], Iterator[Any]], calls: int
-) -> "Found":
+def spend(search: _Search, calls: int) -> "Found":
+    """Returns the best that a search finds within so many calls."""
     spent: list[int] = []
     found = None
     for step in search(lambda: sum(spent) >= calls):
@@ -227,153 +332,76 @@ def _spend(
     return found
 
 
-def curves(
-    flags: argparse.Namespace, known: set[tuple[Any, ...]]
-) -> Iterator[dict[str, Any]]:
-    """Yields best and mean return over training from nothing, for tuning programs and seeds."""
-    import jax
-
-    from mallocgame import engine, improve, teacher
-    from muzero.agents import make_agent
-    from muzero.config import LearnConfig, SearchConfig, TrainConfig
-    from muzero.training import Trainer
-
-    config = TrainConfig(
-        lanes=16,
-        capacity=64,
-        earning_only=True,
-        reanalyse_every=0,
-        search=SearchConfig(
-            num_simulations=4, max_considered=4, min_range=0.002, value_scale=0.3
-        ),
-        learn=LearnConfig(rows=32, updates=8),
-    )
-    for name in flags.names or ("mlp", "lstm_scan"):
-        problem = problem_of(name, 0.25 if name == "mlp" else 0.5)
-        slow = improve.start(problem, engine.seeds(problem)["all_slow"])
-        seconds = float(problem.instance.all_slow_seconds)
-        task = teacher.make_task([name], [slow], [seconds])
-        trainer = Trainer(agent=make_agent("true-game", task), config=config)
-        for seed in range(3):
-            head = {"part": "curves", "program": name, "seed": seed}
-            if _key(head) in known:
-                continue
-            state = trainer.init(task.instances, seed)
-            history = []
-            for _ in range(20):
-                state, metrics = trainer.iterate(task.instances, state)
-                row = {k: round(float(v), 5) for k, v in metrics.items()}
-                history.append(
-                    [row["return_mean"], row["return_max"], row["best_mean"]]
-                )
-            yield head | {"returns": history}
-        jax.clear_caches()
-
-
-def ablations(
-    flags: argparse.Namespace, known: set[tuple[Any, ...]]
-) -> Iterator[dict[str, Any]]:
-    """Yields what the agent finds with its network, without (all moves alike), and with trees, on tuning programs."""
-    import tempfile
-
-    from mallocgame import engine, improve, teacher
-    from muzero import agentfile
-    from muzero.agents import make_agent
-    from muzero.config import TrainConfig
-    from muzero.training import Trainer
-
-    for name in flags.names or ("mlp", "lstm_scan"):
-        for share in SHARES:
-            problem = problem_of(name, share)
-            start = engine.evaluate(problem, engine.seeds(problem), engine.Settings())
-            base = min(start.values(), key=_seconds)
-            first = improve.start(problem, base.plan)
-            task = teacher.make_task([name], [first], [base.seconds])
-            trainer = Trainer(agent=make_agent("true-game", task), config=TrainConfig())
-            with tempfile.TemporaryDirectory() as folder:
-                params = trainer.new(task.instances, flags.seed)
-                about = {"agent": "true-game", "plays": teacher.PLAYS}
-                blank = agentfile.save(Path(folder), "blank", params, about)[1]
-                for by, card, simulations in (
-                    ("agent", None, 0),
-                    ("no network", blank, 0),
-                    ("8 simulations a move", None, 8),
-                ):
-                    head = {
-                        "part": "ablations",
-                        "program": name,
-                        "share": share,
-                        "by": by,
-                        "seed": flags.seed,
-                        "calls": flags.calls,
-                    }
-                    if _key(head) in known:
-                        continue
-                    play = _agent(problem, start, flags.seed, simulations, card)
-                    yield head | {"seconds": _spend(play, flags.calls).seconds}
-
-
-def speed(
-    flags: argparse.Namespace, known: set[tuple[Any, ...]]
-) -> Iterator[dict[str, Any]]:
-    """Yields moves per second and compilations."""
-    import jax
-    import jax.numpy as jnp
-
-    from mallocgame import engine, learned
-
-    compiles = 0
-
-    def count(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        nonlocal compiles
-        compiles += event == "/jax/core/compile/backend_compile_duration"
-
-    for name in flags.names or ("mlp", "lstm_scan"):
-        head = {"part": "speed", "program": name}
-        if _key(head) in known:
-            continue
-        problem = problem_of(name, 0.25)
-        start = engine.evaluate(problem, engine.seeds(problem), engine.Settings())
-        settings = engine.Settings(strategy="muzero", mode="zero-shot")
-        marks: list[float] = []
-        first = 0
-        jax.monitoring.register_event_duration_secs_listener(count)
-        for step in learned.search(problem, start, settings, lambda: len(marks) >= 24):  # noqa: B023
-            jax.block_until_ready(step.lanes.seconds)
-            marks.append(time.monotonic())
-            if len(marks) == 10:
-                first = compiles
-        jax.monitoring.unregister_event_duration_listener(count)
-        lanes = int(jnp.shape(step.lanes.seconds)[0])
-        yield head | {
-            "accesses": len(problem.accesses),
-            "padded": int(problem.instance.order.shape[0]),
-            "moves_per_second": round(lanes * 12 / (marks[22] - marks[10]), 1),
-            "compiles_after_10_moves": compiles - first,
-        }
-
-
 def report(lines: list[dict[str, Any]]) -> list[str]:
     """Returns the tables as Markdown."""
-    rows: dict[tuple[str, float], dict[str, float]] = {}
+    from benchmarks import agent_parts
+
+    rows: dict[tuple[str, float, int], dict[str, float]] = {}
     sizes: dict[str, int] = {}
+    proofs = {
+        (line["program"], line["share"]): line
+        for line in lines
+        if line["part"] == "optimum"
+    }
     for line in lines:
         if line["part"] == "table":
-            rows.setdefault((line["program"], line["share"]), {})[line["by"]] = line[
-                "seconds"
-            ]
+            row = rows.setdefault((line["program"], line["share"], line["seed"]), {})
+            row[line["by"]] = line["seconds"]
             sizes[line["program"]] = line.get("accesses", sizes.get(line["program"], 0))
+    for (program, share, _), row in rows.items():
+        if proof := proofs.get((program, share)):
+            row["bound"] = max(row["bound"], proof["floor"])
+            best = min(v for k, v in row.items() if k != "bound")
+            best = min(best, proof["found"] or math.inf)
+            if best <= row["bound"] * (1 + PROVEN):
+                row["optimum"] = best
     there = [c for c in COLUMNS if any(c in row for row in rows.values())]
+    seeds = sorted({seed for *_, seed in rows})
+    text = []
+    for seed in seeds:
+        text += [f"Seed {seed}:", "", *_cells(rows, sizes, there, seed), ""]
+    text += verdicts("against climb", rows, there)
+    timed: dict[tuple[str, float, int], dict[str, float]] = {}
+    for line in lines:
+        if line["part"] == "times":
+            cell = (line["program"], line["share"], line["seed"])
+            timed.setdefault(cell, {})[line["by"]] = line["seconds"]
+    if timed:
+        limits = sorted({x["limit"] for x in lines if x["part"] == "times"})
+        said = ", ".join(f"{x:g}" for x in limits)
+        text += ["", *verdicts(f"within {said} s, against climb", timed, there)]
+    return text + agent_parts.report(lines)
+
+
+def _cells(
+    rows: Mapping[tuple[str, float, int], Mapping[str, float]],
+    sizes: Mapping[str, int],
+    there: list[str],
+    seed: int,
+) -> list[str]:
+    mine = {k: row for k, row in rows.items() if k[2] == seed}
+    shown = [c for c in there if any(c in row for row in mine.values())]
     text = [
-        "| program | accesses | of peak | " + " | ".join(there) + " |",
-        "|---|---:|---:|" + "---:|" * len(there),
+        "| program | accesses | of peak | " + " | ".join(shown) + " |",
+        "|---|---:|---:|" + "---:|" * len(shown),
     ]
-    for (program, share), row in rows.items():
-        cells = (f"{1e6 * row[c]:.1f}" if c in row else "" for c in there)
+    for (program, share, _), row in mine.items():
+        cells = (f"{1e6 * row[c]:.1f}" if c in row else "" for c in shown)
         head = f"| {program} | {sizes[program]} | {share:.0%} | "
         text.append(head + " | ".join(cells) + " |")
-    text += ["", "| against climb | wins | ties | losses | geometric mean | tight |"]
-    text.append("|---|---:|---:|---:|---:|---:|")
+    return text
+
+
+def verdicts(
+    title: str,
+    rows: Mapping[tuple[str, float, int], Mapping[str, float]],
+    there: list[str],
+) -> list[str]:
+    """Returns a table of wins, ties and losses, and the geometric means of the times relative to climbing's."""
+    text = [
+        f"| {title} | wins | ties | losses | geometric mean | tight | best | worst |"
+    ]
+    text.append("|---|---:|---:|---:|---:|---:|---:|---:|")
     for by in there:
         if by in ("climb", "bound", "all_slow"):
             continue
@@ -384,27 +412,12 @@ def report(lines: list[dict[str, Any]]) -> list[str]:
             continue
         tie = sum(abs(x - 1) <= EQUAL for x in ratios.values())
         win = sum(x < 1 - EQUAL for x in ratios.values())
-        tight = [x for (_, share), x in ratios.items() if share in TIGHT]
+        tight = [x for (_, share, _), x in ratios.items() if share in TIGHT]
+        some = list(ratios.values())
         text.append(
-            f"| {by} ({len(ratios)}) | {win} | {tie} | {len(ratios) - win - tie} "
-            f"| {_mean(list(ratios.values())):.4f} | {_mean(tight):.4f} |"
+            f"| {by} ({len(ratios)}) | {win} | {tie} | {len(ratios) - win - tie} | {_mean(some):.4f} "
+            f"| {_mean(tight):.4f} | {min(some):.4f} | {max(some):.4f} |"
         )
-    curve_lines = [line for line in lines if line["part"] == "curves"]
-    if curve_lines:
-        text += [
-            "",
-            "| program | seed | iteration | mean return | best of the batch | best so far |",
-        ]
-        text.append("|---|---:|---:|---:|---:|---:|")
-        for line in curve_lines:
-            for k in (0, 4, 9, 14, 19):
-                mean, best, kept = line["returns"][k]
-                text.append(
-                    f"| {line['program']} | {line['seed']} | {k + 1} | {mean:.4f} | {best:.4f} | {kept:.4f} |"
-                )
-    for line in lines:
-        if line["part"] in ("speed", "ablations"):
-            text.append("- " + ", ".join(f"{k}: {v}" for k, v in line.items()))
     return text
 
 
@@ -413,10 +426,13 @@ def _mean(ratios: list[float]) -> float:
     return math.exp(sum(map(math.log, ratios)) / max(len(ratios), 1))
 
 
-def _key(line: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(
-        line.get(k) for k in ("part", "program", "share", "by", "calls", "seed")
-    )
+def key_of(line: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns what makes two lines of one measurement the same; calls are a result where the time is limited."""
+    names = ["part", "program", "share"]
+    if line["part"] != "optimum":
+        names += ["by", "seed", "limit"]
+    calls = line.get("calls") if line["part"] != "times" else None
+    return (*(line.get(k) for k in names), calls)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

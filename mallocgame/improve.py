@@ -4,7 +4,8 @@ A position is a plan with its simulated mapping. A move is a change of the plan 
 played out: one call of the simulator. The plan that comes of it replaces the one before unless it is
 slower, as in hill-climbing, and earns the share of the all-slow time by which it is faster. So an
 episode's return is by how much the simulator says that its last plan is faster than its first, and no
-move is ever regretted; a move that was made once is not made again in the episode.
+move is ever regretted; a move that was made once is not made again in the episode. Several moves may be
+made at once (`ImprovementGame.leap`), since plans that no single change makes faster are common.
 
 What is seen is a token per access: what it is, what the plan says of it, and what the simulation says
 that came of it. All figures are relative to the program's totals, and the networks share their weights
@@ -66,9 +67,12 @@ class ImprovementGame:
 
     Attributes:
         num_accesses: N, padding included.
+        backs_up: whether a plan may run into dead ends, out of which Drop-backup leads; else a change
+            that leads into one is taken back.
     """
 
     num_accesses: int
+    backs_up: bool = True
 
     @property
     def num_actions(self) -> int:
@@ -100,14 +104,37 @@ class ImprovementGame:
         self, instance: Start, state: Standing, action: Int[Array, ""]
     ) -> Standing:
         """Changes the plan and plays it out; takes the change back if that is slower."""
-        access, kind = action // NUM_KINDS, action % NUM_KINDS
+        return self.leap(instance, state, action[None], jnp.int32(1))
+
+    def leap(
+        self,
+        instance: Start,
+        state: Standing,
+        actions: Int[Array, " M"],
+        count: Int[Array, ""],
+    ) -> Standing:
+        """Makes the first `count` of several moves at once, for one call of the simulator.
+
+        What single changes can't leave, since each by itself is slower, several together may. All of
+        them are taken back if the plan that they make is slower. Only a single one counts as tried.
+        """
         over = state.terminated
-        plan = changes.change(instance.instance, state.plan, access, kind)
+
+        def one(k: Int[Array, ""], plan: Plan) -> Plan:
+            access, kind = actions[k] // NUM_KINDS, actions[k] % NUM_KINDS
+            after = changes.change(instance.instance, plan, access, kind)
+            return jax.tree.map(
+                lambda new, old: jnp.where(k < count, new, old), after, plan
+            )
+
+        plan = jax.lax.fori_loop(0, actions.shape[0], one, state.plan)
         played = changes.play(instance.instance, plan)
         gain = state.seconds - played.seconds
         least = _ROUNDING * state.seconds
         kept = (gain >= -least) & ~over
-        earned = jnp.where((gain > least) & ~over, gain, 0.0)
+        if not self.backs_up:
+            kept &= played.state.num_backups == 0
+        earned = jnp.where((gain > least) & kept, gain, 0.0)
         useful = changes.useful(instance.instance, plan, played)
         features = _features(instance, plan, played)
         plan, mapping, useful, features = jax.tree.map(
@@ -120,8 +147,8 @@ class ImprovementGame:
                 state.observation.features[:, :-1],
             ),
         )
-        here = (jnp.arange(self.num_accesses) == access)[:, None]
-        made = here & (jnp.arange(NUM_KINDS) == kind)
+        made = jnp.arange(self.num_actions) == actions[0]
+        made = made.reshape(state.tried.shape) & (count == 1)
         return _standing(
             instance,
             plan,

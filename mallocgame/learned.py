@@ -2,8 +2,9 @@
 
 The network may have been trained on other programs and stay as it is (zero-shot), go on learning from this one
 (fine-tuned), or begin with nothing (from-scratch). Games side by side start from the plans that every search starts
-from; now and then the worse half of them goes on from the best. One simulation of the tree is one call of the
-simulator, and what the tree finds on the way is kept.
+from; now and then the worse half of them goes on from the best. A move costs one call of the simulator and may be
+several changes at once, drawn from the policy together; or it is searched by a tree, each of whose simulations is a
+call, and what the tree finds on the way is kept.
 """
 
 import dataclasses
@@ -36,6 +37,7 @@ _KIND: Literal["true-game"] = "true-game"
 _GAME = {"agent": _KIND, "plays": teacher.PLAYS}
 _RESTART_EVERY = 8  # Moves.
 _ROUNDING = 1e-6
+_MOST = 4  # Changes at once.
 _SEARCH = SearchConfig(num_simulations=1, min_range=0.002, uniform_share=0.1)
 
 
@@ -45,13 +47,17 @@ class Player:
 
     Attributes:
         lanes: games side by side.
-        search: of a move.
-        gumbel_scale: of its noise.
+        search: of a move; with a single simulation there is no tree.
+        gumbel_scale: of its noise, or of the draw's; 0 for what is likeliest.
+        further: without a tree, how likely each of three more changes in the same move is.
+        backs_up: as in `ImprovementGame`.
     """
 
     lanes: int = 4
     search: SearchConfig = _SEARCH
     gumbel_scale: float = 1.0
+    further: float = 0.4
+    backs_up: bool = True
 
 
 def search(
@@ -69,9 +75,14 @@ def search(
     """
     player = player or Player(lanes=min(settings.lanes, Player.lanes))
     pool = sorted(start.values(), key=lambda found: found.seconds)
+    if not player.backs_up:
+        pool = [found for found in pool if int(found.state.num_backups) == 0]
     starts = [improve.start(problem, found.plan) for found in pool]
     task = teacher.make_task(
-        [found.by for found in pool], starts, [found.seconds for found in pool]
+        [found.by for found in pool],
+        starts,
+        [found.seconds for found in pool],
+        backs_up=player.backs_up,
     )
     model = make_agent(_KIND, task)
     params = None
@@ -113,15 +124,17 @@ def _play(
     states = begin(model, starts[0], _stacked(plans))
     spent, turn = lanes, 0
     while not done():
-        states = move(
-            model,
-            params,
-            starts[0],
-            states,
-            jax.random.fold_in(key, turn),
-            config=player.search,
-            gumbel_scale=jnp.float32(player.gumbel_scale),
-        )
+        given = (model, params, starts[0], states, jax.random.fold_in(key, turn))
+        scale = jnp.float32(player.gumbel_scale)
+        if player.search.num_simulations > 1:
+            states = move(*given, config=player.search, gumbel_scale=scale)
+        else:
+            states = leap(
+                *given,
+                uniform_share=player.search.uniform_share,
+                gumbel_scale=scale,
+                further=jnp.float32(player.further),
+            )
         turn += 1
         spent += lanes * player.search.num_simulations
         best = _better(best, states)
@@ -169,6 +182,33 @@ def move(
     return jax.vmap(functools.partial(improve.renewed, one))(
         after._replace(tried=tried)
     )
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="uniform_share")
+def leap(
+    model: Agent,
+    params: Any,
+    one: Start,
+    states: Standing,
+    key: PRNGKeyArray,
+    *,
+    uniform_share: float,
+    gumbel_scale: Array,
+    further: Array,
+) -> Standing:
+    """Makes one to four changes at once in every game, drawn from the policy without repetition. A call a game."""
+    leaf = jax.vmap(model.root, (None, None, 0))(params, one, states)
+    mask = states.legal_action_mask
+    logits = selfplay.mixed(leaf.prior_logits, mask, uniform_share)
+    keys = jax.random.split(key)
+    noise = gumbel_scale * jax.random.gumbel(keys[0], logits.shape)
+    _, actions = jax.lax.top_k(jnp.where(mask, logits + noise, -jnp.inf), _MOST)
+    more = jax.random.uniform(keys[1], (mask.shape[0], _MOST - 1)) < further
+    # Of what can be done at all.
+    count = jnp.minimum(1 + jnp.sum(more, axis=1), jnp.sum(mask, axis=1))
+    game: Any = model.game
+    after = jax.vmap(game.leap, (None, 0, 0, 0))(one, states, actions, count)
+    return jax.vmap(functools.partial(improve.renewed, one))(after)
 
 
 @jax.jit
@@ -248,4 +288,14 @@ def _stacked(plans: list[Plan]) -> Plan:
     return jax.tree.map(lambda *columns: jnp.stack(columns), *plans)
 
 
-__all__ = ["MODES", "SHIPPED", "Mode", "Player", "begin", "load", "move", "search"]
+__all__ = [
+    "MODES",
+    "SHIPPED",
+    "Mode",
+    "Player",
+    "begin",
+    "leap",
+    "load",
+    "move",
+    "search",
+]

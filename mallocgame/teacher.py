@@ -56,6 +56,8 @@ def make_task(
     starts: Sequence[Start],
     firsts: Sequence[float],
     shown: Sequence[tuple[int, np.ndarray]] = (),
+    *,
+    backs_up: bool = True,
 ) -> Task:
     """Returns the task of improving plans.
 
@@ -64,10 +66,11 @@ def make_task(
         starts: of one shape.
         firsts: seconds of their plans.
         shown: demonstrations.
+        backs_up: as in `ImprovementGame`.
     """
     slow = [float(one.instance.all_slow_seconds) for one in starts]
     return Task(
-        game=ImprovementGame(int(starts[0].plan.rank.shape[0])),
+        game=ImprovementGame(int(starts[0].plan.rank.shape[0]), backs_up),
         instances=stack(starts),
         names=tuple(names),
         value_range=VALUE_RANGE,

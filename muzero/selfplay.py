@@ -99,7 +99,7 @@ def search(
         (params, instances),
         key,
         mctx.RootFnOutput(
-            prior_logits=_mixed(leaf.prior_logits, mask, config.uniform_share),
+            prior_logits=mixed(leaf.prior_logits, mask, config.uniform_share),
             value=leaf.value,
             embedding=leaf.embedding,
         ),
@@ -129,7 +129,7 @@ def plan(*args: Any, **kwargs: Any) -> Plan:
     return search(*args, **kwargs).plan
 
 
-def _mixed(
+def mixed(
     logits: Float[Array, "B A"], mask: Bool[Array, "B A"], share: float
 ) -> Float[Array, "B A"]:
     """Returns the logits of a prior a share of which is even over the legal actions."""
@@ -148,8 +148,11 @@ def play(
     *,
     config: SearchConfig,
     gumbel_scale: float | Float[Array, ""],
+    first: int | Int[Array, ""] = 0,
 ) -> Episode:
     """Plays a batch of episodes to their end.
+
+    A lane's noise depends on the key and the lane's number alone, so that a batch may be cut over devices.
 
     Args:
         agent: who plays.
@@ -159,6 +162,7 @@ def play(
         key: of the search's noise; consumed.
         config: of the search.
         gumbel_scale: of the search's noise; 0 plays the best found.
+        first: number of the first lane, if this is a part of a batch.
 
     Returns:
         Episodes with a leading axis B.
@@ -167,20 +171,26 @@ def play(
     boards = row(instances, lanes.which)
     start = jax.vmap(game.init)(boards, jax.vmap(jax.random.wrap_key_data)(lanes.seed))
 
-    def turn(states: Any, k: Int[Array, ""]) -> tuple[Any, tuple[Array, ...]]:
-        keys = jax.random.split(jax.random.fold_in(key, k), 3)
-        found = plan(
-            agent,
-            params,
-            boards,
-            states,
-            keys[0],
-            config=config,
-            gumbel_scale=gumbel_scale,
+    def searched(board: Any, state: Any, key: PRNGKeyArray) -> Plan:
+        batch = jax.tree.map(lambda x: x[None], (board, state))
+        return row(
+            plan(agent, params, *batch, key, config=config, gumbel_scale=gumbel_scale),
+            0,
         )
+
+    numbers = first + jnp.arange(lanes.which.shape[0])
+
+    def turn(states: Any, k: Int[Array, ""]) -> tuple[Any, tuple[Array, ...]]:
+        own = jax.vmap(jax.random.fold_in, (None, 0))(
+            jax.random.fold_in(key, k), numbers
+        )
+        keys = jax.vmap(lambda one: jax.random.split(one, 3), out_axes=1)(own)
+        found = jax.vmap(searched)(boards, states, keys[0])
         mask = states.legal_action_mask
-        boldly = jax.random.bernoulli(keys[1], lanes.random)
-        anything = jax.random.categorical(keys[2], jnp.where(mask, 0.0, -jnp.inf))
+        boldly = jax.vmap(jax.random.bernoulli)(keys[1], lanes.random)
+        anything = jax.vmap(jax.random.categorical)(
+            keys[2], jnp.where(mask, 0.0, -jnp.inf)
+        )
         action = jnp.where(boldly, anything.astype(jnp.int32), found.action)
         given = lanes.moves[:, k]
         action = jnp.where(given >= 0, given, action)

@@ -367,14 +367,20 @@ def _play_apart(
     key: PRNGKeyArray,
     gumbel_scale: Float[Array, ""],
 ) -> Episode:
-    """Has every device of a mesh play its share of the lanes, with noise of its own."""
+    """Has every device of a mesh play its share of the lanes."""
 
     def share(
         params: Any, instances: Any, lanes: Lanes, key: PRNGKeyArray, scale: Array
     ) -> Episode:
-        own = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
         return selfplay.play(
-            agent, params, instances, lanes, own, config=search, gumbel_scale=scale
+            agent,
+            params,
+            instances,
+            lanes,
+            key,
+            config=search,
+            gumbel_scale=scale,
+            first=jax.lax.axis_index(AXIS) * lanes.which.shape[0],
         )
 
     whole, cut = PartitionSpec(), PartitionSpec(AXIS)

@@ -248,3 +248,44 @@ def test_demonstrations_are_moves_that_earn() -> None:
         legal = np.asarray(states.legal_action_mask)[0]
         assert legal[np.arange(len(made)), made].all()
         np.testing.assert_array_equal(actions[0, : len(made)], made)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _leaps(
+    game: ImprovementGame, one: Start, first: Standing, key: Array, counts: Array
+) -> Any:
+    """Changes so many things at once, any legal ones, in each lane; what was changed, and the positions."""
+
+    def lane(state: Standing, key: Array, count: Array) -> Any:
+        logits = jnp.where(state.legal_action_mask, 0.0, -jnp.inf)
+        noise = jax.random.gumbel(key, logits.shape)
+        actions = jax.lax.top_k(logits + noise, 4)[1]
+        return actions, game.leap(one, state, actions, count)
+
+    return jax.vmap(lane)(first, jax.random.split(key, counts.shape[0]), counts)
+
+
+def test_several_changes_are_kept_or_taken_back_together() -> None:
+    problem, one = _mlp()
+    first, counts = _first(one), jnp.array([1, 2, 3, 4])
+    plans, said, kept = [], [], []
+    for k in range(16):
+        actions, after = _leaps(GAME, one, first, jax.random.key(k), counts)
+        for lane, count in enumerate(counts.tolist()):
+            plan = one.plan
+            for action in np.asarray(actions)[lane, :count].tolist():
+                plan = changes.change(
+                    one.instance, plan, action // NUM_KINDS, action % NUM_KINDS
+                )
+            plans.append(plan)
+            said.append(jax.tree.map(lambda x: np.asarray(x[lane]), after))  # noqa: B023
+            kept.append(all(map(np.array_equal, said[-1].plan, plan)))
+            assert said[-1].tried.sum() == (count == 1)
+    played = _play(one.instance, jax.tree.map(lambda *x: jnp.stack(x), *plans))
+    before = float(first.seconds[0])
+    slow = float(problem.instance.all_slow_seconds)
+    for seconds, state, stays in zip(np.asarray(played.seconds), said, kept):
+        assert stays == (seconds <= before * (1 + 1e-6))
+        assert state.seconds == pytest.approx(min(seconds, before), rel=1e-5)
+        assert state.reward == pytest.approx(max(before - seconds, 0) / slow, abs=2e-6)
+    assert 0 < sum(kept) < len(kept)

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from muzero.training import Trainer
 from solvers.command import Exit, run
 from tests.muzero import knapsack
 
+ROOT = Path(__file__).resolve().parents[2]
 # The sizes of `knapsack.CONFIG`: what test_training compiles serves here too.
 SIZES = [
     "--lanes=16",
@@ -107,6 +111,43 @@ def test_training_that_is_stopped_goes_on_to_the_same_result(
     assert json.loads(capsys.readouterr().out)["reason"] == "out_in_use"
     assert _run(whole, "--iterations=8", "--resume", "--seed=1") == Exit.USAGE
     assert json.loads(capsys.readouterr().out)["reason"] == "resume_mismatch"
+
+
+def test_killed_training_loses_at_most_a_checkpoint_interval(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A process of its own, killed in the middle of what it does; it goes on to the same numbers."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert _run(whole, "--iterations=9") == Exit.OK
+    told = json.loads(capsys.readouterr().out)
+    command = [sys.executable, "-m", "muzero.train", f"--out={parts}", "--quiet"]
+    command += ["--game=tests.muzero.test_command:make", "--checkpoint-every=3", *SIZES]
+    lines, patience = parts / "metrics.jsonl", time.monotonic() + 500
+    with subprocess.Popen(
+        [*command, "--iterations=100000"],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        while process.poll() is None and time.monotonic() < patience:
+            if lines.exists() and len(lines.read_text().splitlines()) >= 5:
+                break
+            time.sleep(0.01)
+        process.kill()
+    done = max(int(x.name) for x in (parts / "checkpoints").glob("[0-9]*"))
+    assert done >= 3 and done % 3 == 0
+    # What was written until then; a line may have been cut short.
+    seen = len(lines.read_text().splitlines())
+    assert seen - done <= 3 + 1
+    more = max(9, done + 1)
+    assert _run(parts, f"--iterations={more}", "--resume") == Exit.OK
+    again = json.loads(capsys.readouterr().out)
+    assert again["iterations"] == more
+    for ours, theirs in zip(_metrics(parts), _metrics(whole), strict=False):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    assert len(_metrics(parts)) == more
+    assert again["best"] <= told["best"]
 
 
 @pytest.mark.parametrize(

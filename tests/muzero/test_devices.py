@@ -21,19 +21,26 @@ learn = dataclasses.replace(knapsack.CONFIG.learn, updates=2)
 config = dataclasses.replace(knapsack.CONFIG, learn=learn, reanalyse_every=0)
 alone = Trainer(agent=make_agent("true-game", task), config=config)
 spread = dataclasses.replace(alone, mesh=Mesh(np.asarray(jax.devices()), (AXIS,)))
-state = alone.init(task.instances, seed=0)
-# Without noise the lanes of 8 devices play what those of one play.
+state = alone.init(task.instances, seed=1)
 numbers = [0] * config.lanes
 one = alone.evaluate(task.instances, state, numbers)
 np.testing.assert_allclose(spread.evaluate(task.instances, state, numbers), one, rtol=1e-6)
-runs = [spread.iterate(task.instances, state) for _ in range(2)]
-for leaf, again in zip(*(jax.tree.leaves(run[0]) for run in runs)):
-    np.testing.assert_array_equal(leaf, again)
+# With its noise too: the same episodes, and the same parameters learnt from them.
+runs = {who: (state, None) for who in (alone, spread)}
+for _ in range(2):
+    runs = {who: who.iterate(task.instances, last) for who, (last, _) in runs.items()}
+for leaf in jax.tree.leaves(runs[spread]):
     assert len(leaf.sharding.device_set) == 8 and leaf.is_fully_replicated
-# What each device played with its noise, all learn from: the same step as one device makes of it.
-recent = jax.device_put(runs[0][0].recent, jax.devices()[0])
-totals = np.asarray(recent.total)[: config.lanes]
-assert len(set(totals.round(5))) > 1
+mine, theirs = (jax.tree.map(np.asarray, runs[who]) for who in (alone, spread))
+np.testing.assert_array_equal(mine[0].recent.episodes.action, theirs[0].recent.episodes.action)
+np.testing.assert_array_equal(mine[0].recent.episodes.reward, theirs[0].recent.episodes.reward)
+assert len(set(mine[0].recent.total[: config.lanes].round(5))) > 1, "lanes differ"
+for a, b in zip(jax.tree.leaves(mine[0].params), jax.tree.leaves(theirs[0].params)):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4)
+before = jax.tree.leaves(state.params)
+assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(before, jax.tree.leaves(mine[0].params)))
+for name in mine[1]:
+    np.testing.assert_allclose(mine[1][name], theirs[1][name], rtol=1e-3, atol=1e-4)
 print("same")
 """
 
