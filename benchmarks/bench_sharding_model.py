@@ -198,7 +198,8 @@ def _growth(flags: argparse.Namespace) -> Iterator[str]:
     cases = [(n, scan, "v5e:4x4", 2) for scan in (True, False) for n in (1, 12, 48)]
     cases += [(12, True, "v5e:8x8", 2), (12, True, "v5e:8x8", 3)]
     for count, scan, topology, axes in cases:
-        sizes = Sizes(layers=count, batch=64)
+        # So many that each device has two samples on 4x4, and one on 8x8.
+        sizes = Sizes(layers=count, batch=64 if "8x8" in topology else 32)
         program = sharding_programs.layers(sizes, scan=scan, training=True)
         yield _grown(program, count, scan, topology, axes, flags.evaluations)
 

@@ -220,7 +220,8 @@ def measure(
             one = entry(pool, row, f"found {turn + 1}")
             seen = {other.key for other in done}
             others = [other for other in found.programmed if other.key not in seen]
-            one = min([one, *others], key=lambda other: _hoped(other, done))
+            # There are few, so what was learned of others does not keep them out.
+            one = min([one, *others], key=_unhidden)
             turn += one.choice is not None
             correction, _ = corrections(one.codes[None], done)
             one = dataclasses.replace(
@@ -265,20 +266,9 @@ def _judged(judge: Judge, found: Found, one: Candidate) -> Candidate:
     return dataclasses.replace(one, judged=judged, failure=failure)
 
 
-def _times(
-    predicted: np.ndarray,
-    communication: np.ndarray,
-    codes: np.ndarray,
-    done: list[Candidate],
-) -> np.ndarray:
-    """Returns the log of the cycles [P] that plans may take."""
-    mean, deviation = corrections(codes, done)
-    return np.log(predicted + _HIDDEN * communication) + mean - _HOPE * deviation
-
-
-def _hoped(one: Candidate, done: list[Candidate]) -> float:
-    predicted, communication = np.array([[one.predicted], [one.communication]])
-    return float(_times(predicted, communication, one.codes[None], done)[0])
+def _unhidden(one: Candidate) -> float:
+    """Returns cycles by the model, and a share of those that it hides."""
+    return one.predicted + _HIDDEN * one.communication
 
 
 def _next(pool: Pool, done: list[Candidate], *, by_time: bool) -> int | None:
@@ -288,7 +278,9 @@ def _next(pool: Pool, done: list[Candidate], *, by_time: bool) -> int | None:
     rows = np.flatnonzero(new)
     if not len(rows):
         return None
-    time = _times(pool.costs[rows, 0], pool.costs[rows, 4], pool.codes[rows], done)
+    mean, deviation = corrections(pool.codes[rows], done)
+    time = pool.costs[rows, 0] + _HIDDEN * pool.costs[rows, 4]
+    time = np.log(time) + mean - _HOPE * deviation
     if by_time:
         return int(rows[np.argmin(time)])
     points = np.stack([time, np.log(pool.costs[rows, 1] + 1e-3)], axis=1)
