@@ -27,6 +27,7 @@ from solvers.strategies import (
     Mcts,
     Predicted,
     RandomKey,
+    Uct,
 )
 from tests.solvers import known
 
@@ -229,6 +230,7 @@ _SMALL = {
     "cma": (CovarianceAdaptation(batch=6), "shop"),
     "beam": (Beam(width=4, keep=2), "shop"),
     "mcts": (Mcts(batch=2, num_simulations=4), "nk"),
+    "uct": (Uct(num_simulations=8), "shop"),
     "predicted": (
         Predicted(
             initial=8,
