@@ -32,6 +32,10 @@ def main() -> None:
     parser.add_argument("parts", nargs="+", choices=list(parts))
     parser.add_argument("--evaluations", type=int, default=3000)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--strategies", nargs="*", help="of small; all by default")
+    parser.add_argument(
+        "--limits", nargs="+", type=float, default=[24.0, 16.0], help="MiB, of small"
+    )
     flags = parser.parse_args()
     for name in flags.parts:
         print(f"## {name}\n")
@@ -94,11 +98,11 @@ def _small(flags: argparse.Namespace) -> Iterator[str]:
     yield "| instance | genomes | optimum | strategy | found | evaluations, median | worst cost over optimum |"
     yield "|---|---:|---:|---|---:|---:|---:|"
     program = sharding_programs.mlp()
-    for limit in (24.0, 16.0):
+    for limit in flags.limits:
         built = _model(program, "v5e:2x4", mesh.of_topology("v5e:2x4"))
         problem = space.problem(built, argument_limit=limit, per_axis=2, max_details=1)
         best, count = _optimum(problem)
-        for strategy in STRATEGIES[1:]:
+        for strategy in flags.strategies or STRATEGIES[1:]:
             needed, worst = [], 0.0
             for seed in range(flags.seeds):
                 result = solvers.search(
