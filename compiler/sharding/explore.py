@@ -148,7 +148,7 @@ def search(
         latency,
         single,
         pool,
-        tuple(_programmed(model, single.instance, limits)),
+        tuple(_programmed(model, single.instance, limits, interrupted)),
         tuple(baselines),
         refused,
         tuple(history),
@@ -156,9 +156,13 @@ def search(
     )
 
 
-def _programmed(model: Model, task: Task, limits: Limits) -> Iterator[Candidate]:
-    """Yields the integer program's plans that fit."""
+def _programmed(
+    model: Model, task: Task, limits: Limits, interrupted: Callable[[], bool]
+) -> Iterator[Candidate]:
+    """Yields the integer program's plans that fit, a mesh at a time."""
     for number, mesh in enumerate(model.meshes):
+        if interrupted():
+            return
         try:
             answer = ilp.solve(
                 model,
@@ -296,8 +300,8 @@ def _next(pool: Pool, done: list[Candidate], *, by_time: bool) -> int | None:
 
 
 def uncompiled(found: Found) -> list[Candidate]:
-    """Returns the plans by hand and the best that the search found, by the model."""
-    rows = [*found.baselines, entry(found.pool, 0, "found")]
+    """Returns the plans by hand, the best that the search found by the model, and the integer programs'."""
+    rows = [*found.baselines, entry(found.pool, 0, "found"), *found.programmed]
     return [planned(found, one) for one in rows]
 
 

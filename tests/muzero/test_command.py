@@ -34,8 +34,9 @@ SIZES = [
 
 
 @pytest.fixture(autouse=True)
-def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "none")  # Read by JAX at import.
+def _no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # JAX reads it when it is imported: here it was, in a process of its own it will be.
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "jax"))
 
 
 def make(flags: TrainFlags) -> Any:
