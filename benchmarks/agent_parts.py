@@ -1,9 +1,10 @@
 """The parts of `benchmarks.bench_agent` that train, take the agent apart, time it, and prove optima.
 
-`curves`: training from nothing on three tuning programs, three seeds. `training`: the same without
-parts of it. `ablations`: what the shipped agent finds without parts of it, on tuning programs. `speed`: moves and learner steps per second by size, each size in a process of
-its own, compilations and memory. `optimum`: what `mallocgame.optimum` proves. Programs that are not in
-tests/golden are dumps: `python -m benchmarks.dump_workload NAME runs/tuning/NAME` makes them.
+`curves`: training from nothing on three tuning programs, three seeds. `training`: the same without parts of
+it. `ablations`: what the shipped agent finds without parts of it, on tuning programs. `speed`: moves and
+learner steps per second by size, each size in a process of its own, compilations and memory. `optimum`:
+what `mallocgame.optimum` proves. Programs that are not in tests/golden are dumps: `python -m
+benchmarks.dump_workload NAME runs/tuning/NAME` makes them.
 """
 
 import argparse

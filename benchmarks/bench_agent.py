@@ -25,6 +25,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import rows as kept
+
 if TYPE_CHECKING:
     from mallocgame.engine import Found, Settings
     from mallocgame.instance import Problem
@@ -64,7 +66,7 @@ def main() -> None:
 
     keep_compiled(on_host=True)
     if flags.part == "report":
-        print("\n".join(report(_read(flags.lines))))
+        print("\n".join(report(kept.read(flags.lines))))
         return
     run = {
         "table": table,
@@ -75,12 +77,10 @@ def main() -> None:
         "ablations": agent_parts.ablations,
         "speed": agent_parts.speed,
     }
-    known = {key_of(line) for line in _read(flags.lines)}
-    with flags.lines.open("a") as file:
-        for line in run[flags.part](flags, known):
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            print(json.dumps(line), file=sys.stderr, flush=True)
+    known = {key_of(line) for line in kept.read(flags.lines)}
+    for line in run[flags.part](flags, known):
+        kept.append(flags.lines, line)
+        print(json.dumps(line), file=sys.stderr, flush=True)
 
 
 def names_of(programs: str) -> list[str]:
@@ -134,40 +134,26 @@ def table(
     """Yields what every strategy finds with so many calls, program by program."""
     from mallocgame import relaxation
 
-    for name in flags.names or names_of(flags.programs):
-        for share in flags.shares:
-            head = {
-                "part": "table",
-                "program": name,
-                "share": share,
-                "calls": flags.calls,
-                "seed": flags.seed,
+    for head, wanted, problem in _cells(flags, known, "table", calls=flags.calls):
+        start = starts_of(problem)
+        fixed = {
+            "all_slow": start["all_slow"].seconds,
+            "msa": start["msa"].seconds,
+            "bound": relaxation.lower_bound(problem),
+        }
+        for by, seconds in fixed.items():
+            line = head | {"by": by, "seconds": seconds}
+            if key_of(line) not in known:
+                known.add(key_of(line))
+                yield line | {"accesses": len(problem.accesses)}
+        for by in wanted:
+            begun = time.monotonic()
+            found = searched(problem, start, by, flags.calls, flags.seed)
+            yield head | {
+                "by": by,
+                "seconds": found.seconds,
+                "wall": round(time.monotonic() - begun, 2),
             }
-            wanted = [
-                s for s in flags.strategies if key_of(head | {"by": s}) not in known
-            ]
-            if not wanted:
-                continue
-            problem = problem_of(name, share)
-            start = starts_of(problem)
-            fixed = {
-                "all_slow": start["all_slow"].seconds,
-                "msa": start["msa"].seconds,
-                "bound": relaxation.lower_bound(problem),
-            }
-            for by, seconds in fixed.items():
-                line = head | {"by": by, "seconds": seconds}
-                if key_of(line) not in known:
-                    known.add(key_of(line))
-                    yield line | {"accesses": len(problem.accesses)}
-            for by in wanted:
-                begun = time.monotonic()
-                found = searched(problem, start, by, flags.calls, flags.seed)
-                yield head | {
-                    "by": by,
-                    "seconds": found.seconds,
-                    "wall": round(time.monotonic() - begun, 2),
-                }
 
 
 def times(
@@ -175,32 +161,33 @@ def times(
 ) -> Iterator[dict[str, Any]]:
     """Yields what every strategy finds within the same time, compilation aside."""
     seconds = flags.seconds or 5.0
+    for head, wanted, problem in _cells(flags, known, "times", limit=seconds):
+        start = starts_of(problem)
+        for by in wanted:
+            search = search_of(problem, start, by, flags.seed)
+            spend(search, _FIRST_CALLS)
+            begun = time.monotonic()
+            found, calls = min(start.values(), key=_seconds), 0
+            for step in search(lambda: time.monotonic() - begun >= seconds):  # noqa: B023
+                if time.monotonic() - begun > seconds:
+                    break  # What it found behind the end doesn't count.
+                found, calls = step.found, calls + step.simulations
+            yield head | {"by": by, "seconds": found.seconds, "calls": calls}
+
+
+def _cells(
+    flags: argparse.Namespace, known: set[tuple[Any, ...]], part: str, **limit: float
+) -> Iterator[tuple[dict[str, Any], list[str], "Problem"]]:
+    """Yields programs at their capacities, with the strategies that have not been run there."""
     for name in flags.names or names_of(flags.programs):
         for share in flags.shares:
-            head = {
-                "part": "times",
-                "program": name,
-                "share": share,
-                "limit": seconds,
-                "seed": flags.seed,
-            }
+            head = {"part": part, "program": name, "share": share, **limit}
+            head |= {"seed": flags.seed}
             wanted = [
                 s for s in flags.strategies if key_of(head | {"by": s}) not in known
             ]
-            if not wanted:
-                continue
-            problem = problem_of(name, share)
-            start = starts_of(problem)
-            for by in wanted:
-                search = search_of(problem, start, by, flags.seed)
-                spend(search, _FIRST_CALLS)
-                begun = time.monotonic()
-                found, calls = min(start.values(), key=_seconds), 0
-                for step in search(lambda: time.monotonic() - begun >= seconds):  # noqa: B023
-                    if time.monotonic() - begun > seconds:
-                        break  # What it found behind the end doesn't count.
-                    found, calls = step.found, calls + step.simulations
-                yield head | {"by": by, "seconds": found.seconds, "calls": calls}
+            if wanted:
+                yield head, wanted, problem_of(name, share)
 
 
 def starts_of(problem: "Problem") -> dict[str, "Found"]:
@@ -359,7 +346,7 @@ def report(lines: list[dict[str, Any]]) -> list[str]:
     seeds = sorted({seed for *_, seed in rows})
     text = []
     for seed in seeds:
-        text += [f"Seed {seed}:", "", *_cells(rows, sizes, there, seed), ""]
+        text += [f"Seed {seed}:", "", *_grid(rows, sizes, there, seed), ""]
     text += verdicts("against climb", rows, there)
     timed: dict[tuple[str, float, int], dict[str, float]] = {}
     for line in lines:
@@ -373,7 +360,7 @@ def report(lines: list[dict[str, Any]]) -> list[str]:
     return text + agent_parts.report(lines)
 
 
-def _cells(
+def _grid(
     rows: Mapping[tuple[str, float, int], Mapping[str, float]],
     sizes: Mapping[str, int],
     there: list[str],
@@ -433,12 +420,6 @@ def key_of(line: Mapping[str, Any]) -> tuple[Any, ...]:
         names += ["by", "seed", "limit"]
     calls = line.get("calls") if line["part"] != "times" else None
     return (*(line.get(k) for k in names), calls)
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return (
-        [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
-    )
 
 
 if __name__ == "__main__":

@@ -253,7 +253,9 @@ def picture(lines: Sequence[Row], table: Mapping[str, "Limited"], path: Path) ->
     axes.flat[0].legend(fontsize=8, frameon=False)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    # The same lines make the same file.
+    plt.rcParams["svg.hashsalt"] = "schedule-zero"
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _auto_points(lines: Sequence[Row], row: "Limited") -> list[Point]:

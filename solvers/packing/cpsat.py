@@ -1,11 +1,10 @@
 """CP-SAT of OR-Tools on rectangles that must not overlap: the optional method."""
 
-import importlib.util
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from solvers.command import Exit, Failure
+from solvers import cpsat
 from solvers.packing import sections
 from solvers.packing.problem import Buffer, Packing, lower_bound, packing
 from solvers.packing.step import Step
@@ -28,14 +27,7 @@ def search(
     Raises:
         Failure: status 2, if OR-Tools is not installed.
     """
-    if importlib.util.find_spec("ortools") is None:
-        raise Failure(
-            "no_ortools",
-            "the method cpsat needs OR-Tools: pip install 'schedule-zero[solvers]'",
-            Exit.USAGE,
-        )
-    from ortools.sat.python import cp_model
-
+    cp_model = cpsat.load("the method cpsat needs")
     bound = lower_bound(buffers)
     yield Step(0, known, bound)
     enough = bound if capacity is None else capacity
