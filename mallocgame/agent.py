@@ -224,8 +224,8 @@ def _problems(
     }
     size = [0, 0]
     for _ in range(2):  # Once to learn the largest shape, once to build to it.
-        for name, one in given.items():
-            for share in shares:
+        for share in shares:  # A curriculum goes from capacity to capacity.
+            for name, one in given.items():
                 found[f"{name}@{share:g}"] = instances.build(
                     one.program,
                     inputs.cost_model(one, chip),

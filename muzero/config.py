@@ -110,6 +110,8 @@ class TrainConfig:
             et al. 2018.
         capacity: episodes kept for replay, C.
         best_kept: best episodes kept per instance.
+        curriculum: iterations over which the instances come into play one after another, in their
+            order; 0: all of them from the first on.
         warmup: updates before the first iteration, on demonstrations alone.
         earning_only: of the best episodes and demonstrations, only moves that earned something are
             imitated: for games that judge each move at once.
@@ -124,6 +126,7 @@ class TrainConfig:
     most_random: float = 3.0
     capacity: int = 256
     best_kept: int = 4
+    curriculum: int = 0
     warmup: int = 0
     earning_only: bool = False
     reanalyse_every: int = 4
@@ -135,5 +138,7 @@ class TrainConfig:
             raise ValueError("lanes must lie in 1..capacity")
         if not 0 < self.least_random <= self.most_random:
             raise ValueError("least_random must be positive, and not above most_random")
-        if self.best_kept < 1 or self.warmup < 0:
-            raise ValueError("best_kept must be at least 1, and warmup not negative")
+        if self.best_kept < 1 or min(self.warmup, self.curriculum) < 0:
+            raise ValueError(
+                "best_kept must be at least 1, warmup and curriculum not negative"
+            )

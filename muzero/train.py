@@ -58,6 +58,8 @@ class TrainFlags(Flags):
     """After so many iterations training ends, if the budget has not ended it; 0: after the warm-up."""
     checkpoint_every: int = 10
     """Iterations between two checkpoints."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too."""
     start_from: Annotated[Path | None, arg(metavar="FILE.json")] = None
     """The card of an agent whose parameters to begin with, trained on other instances of the game."""
     distributed: bool = False
@@ -233,7 +235,10 @@ def _iterate(
     meter.spend(simulations=iteration * spent)
     path = session.out / "metrics.jsonl" if hosts.leads else Path(os.devnull)
     instances = hosts.spread(task.instances)
-    with session.progress("training") as bar, Metrics(path, before=iteration) as log:
+    log = Metrics(
+        path, before=iteration, tensorboard=flags.tensorboard and hosts.leads
+    )
+    with session.progress("training") as bar, log:
         while iteration < flags.iterations and not hosts.any(meter.done()):
             begun = meter.seconds
             state, metrics = trainer.iterate(instances, state)

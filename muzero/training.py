@@ -271,8 +271,13 @@ class Trainer:
         key = jax.random.wrap_key_data(state.key)
         keys = jax.random.split(jax.random.fold_in(key, iteration), 5)
         lane = jnp.arange(config.lanes)
+        count = size(instances)
+        if config.curriculum:
+            # Those that have come into play.
+            count = 1 + iteration * (count - 1) // config.curriculum
+            count = jnp.minimum(count, size(instances))
         lanes = self._lanes(
-            instances, (iteration * config.lanes + lane) % size(instances), keys[4]
+            instances, (iteration * config.lanes + lane) % count, keys[4]
         )
         moves = jnp.geomspace(config.least_random, config.most_random, config.lanes)
         share = jnp.minimum(moves / lanes.moves.shape[1], 1.0)

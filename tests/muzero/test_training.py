@@ -284,3 +284,23 @@ def test_a_task_knows_its_costs() -> None:
     assert TASK.mean_cost([0.25]) == pytest.approx(1.25)
     other = dataclasses.replace(TASK, instances=row(TASK.instances, np.array([0, 0])))
     assert TASK.digest() == knapsack.task().digest() != other.digest()
+
+
+def test_a_curriculum_brings_instances_into_play_in_their_order() -> None:
+    count, config = 5, dataclasses.replace(
+        CONFIG, curriculum=3, lanes=8, capacity=8, reanalyse_every=0
+    )
+    task = dataclasses.replace(
+        TASK,
+        instances=jax.tree.map(
+            lambda x: jnp.broadcast_to(x[0], (count, *x.shape[1:])), TASK.instances
+        ),
+        names=tuple(map(str, range(count))),
+    )
+    trainer = Trainer(agent=make_agent("true-game", task), config=config)
+    state = trainer.init(task.instances, seed=0)
+    played = []
+    for _ in range(5):
+        state, _ = trainer.iterate(task.instances, state)
+        played.append({*map(int, state.recent.episodes.which)})
+    assert played == [{*range(k)} for k in (1, 2, 3, 5, 5)]
