@@ -244,9 +244,9 @@ def search_of(
     likeliest = dataclasses.replace(player.search, uniform_share=0.0)
     players = {
         "agent": player,
-        "single": dataclasses.replace(player, further=0.0),
+        "single": dataclasses.replace(player, further=(0.0,)),
         "policy": dataclasses.replace(
-            player, further=0.0, gumbel_scale=0.0, search=likeliest
+            player, further=(0.0,), gumbel_scale=0.0, search=likeliest
         ),
         "planned": dataclasses.replace(player, search=tree),
         "untrained": player,

@@ -205,7 +205,7 @@ def make_task(
         value_range=(-0.5, 1.0),
         reward_range=(-0.5, 0.5),
         network=NetworkConfig(width=64, blocks=2, token_width=32, atoms=51),
-        demonstrations=shown,
+        demonstrations=lambda: shown,
         unit="seconds",
         cost_fn=lambda number, total: slow[number] * (1.0 - total),
     )

@@ -36,6 +36,7 @@ KINDS = (
     "wanted",  # First, free, and its copies may be waited for: all at once.
 )
 NUM_KINDS = len(KINDS)
+_WHOLE = KINDS.index("free buffer")  # From here on.
 _FIRST = KINDS.index("first")
 _EAGER = KINDS.index("eager")
 _WANTED = KINDS.index("wanted")
@@ -90,7 +91,9 @@ def change(
     wanted = kind == _WANTED
     advised = jnp.array([*_ADVICE, *_ADVICE], jnp.int8)[jnp.minimum(kind, 5)]
     advised = jnp.where(wanted, UNDECIDED, advised).astype(jnp.int8)
-    scope = ((kind < 3) & one) | (((kind >= 3) & (kind < _FIRST)) | wanted) & whole
+    scope = ((kind < _WHOLE) & one) | (
+        ((kind >= _WHOLE) & (kind < _FIRST)) | wanted
+    ) & whole
     ranks = _ranks(instance, plan.rank[access])
     moved = ((kind >= _FIRST) & (kind < _EAGER)) | wanted
     rank = ranks[jnp.where(wanted, 0, jnp.clip(kind - _FIRST, 0, 3))]
@@ -157,6 +160,17 @@ def stakes(instance: Instance) -> Float[Array, " N"]:
     return jnp.where(a.forbid | a.must_drop, 0.0, stake)
 
 
+def prior(instance: Instance) -> Float[Array, "N K"]:
+    """Returns by what logits hill-climbing would draw changes: the root of what is at stake, of an access or a buffer."""
+    a = instance.accesses
+    stake = jnp.sqrt(stakes(instance) / instance.all_slow_seconds)
+    whole = jax.ops.segment_sum(stake, a.buffer, stake.shape[0])[a.buffer]
+    one, all_of_it = jnp.log(stake + 1e-6), jnp.log(whole + 1e-6)
+    return jnp.stack(
+        [one if k < _WHOLE else all_of_it for k in range(NUM_KINDS)], axis=1
+    )
+
+
 def _ranks(instance: Instance, rank: Float[Array, "..."]) -> Float[Array, "4 ..."]:
     """Ranks behind FIRST, LAST, FORWARD and BACK."""
     total = instance.num_accesses.astype(jnp.float32)
@@ -172,4 +186,13 @@ def _paces(eagerness: Float[Array, "..."]) -> Float[Array, "4 ..."]:
     return jnp.stack([sign * more, sign * less, -eagerness, -size])
 
 
-__all__ = ["KINDS", "NUM_KINDS", "Played", "change", "play", "stakes", "useful"]
+__all__ = [
+    "KINDS",
+    "NUM_KINDS",
+    "Played",
+    "change",
+    "play",
+    "prior",
+    "stakes",
+    "useful",
+]

@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from mallocgame import changes, moves, relaxation
 from mallocgame.agent import static_features
 from mallocgame.changes import NUM_KINDS, Played
+from mallocgame.climb import MAX_EAGERNESS, MIN_EAGERNESS
 from mallocgame.instance import Problem
 from mallocgame.rollout import Plan
 from mallocgame.types import DROP, NUM_ACTIONS, UNDECIDED, Instance, State
@@ -40,6 +41,7 @@ class Start(NamedTuple):
     instance: Instance
     plan: Plan
     static: Float[Array, "N F"]  # Features that no move changes.
+    prior: Float[Array, "N K"]  # Logits of the changes, of `changes.prior`.
     moves: Int[
         Array, " S"
     ]  # Its length is the number of moves; the values don't matter.
@@ -175,6 +177,7 @@ def start(problem: Problem, plan: Plan, num_moves: int = NUM_MOVES) -> Start:
         static=jnp.asarray(
             np.concatenate([own, _static(problem, instance)], axis=1), jnp.float32
         ),
+        prior=changes.prior(instance),
         moves=jnp.arange(num_moves, dtype=jnp.int32),
         times=jnp.int32(max(len(problem.program.instructions), count > 0)),
     )
@@ -270,6 +273,7 @@ def _standing(
             jnp.concatenate([features, count.astype(features.dtype)], axis=1),
             real,
             summary.astype(jnp.float32),
+            instance.prior.astype(jnp.bfloat16),
         ),
         legal_action_mask=legal.reshape(-1) | over,
         reward=reward,
@@ -316,7 +320,8 @@ def _features(start: Start, plan: Plan, played: Played) -> Float[Array, "N F"]:
         *(played.offered[:, action] for action in range(NUM_ACTIONS)),
         *(plan.advice == action for action in (*range(1, NUM_ACTIONS), UNDECIDED)),
         plan.rank / count,
-        jnp.log(jnp.abs(plan.eagerness)) / 3,
+        # It is 0 where a compiler's copy overlaps with nothing (`adopt`).
+        jnp.log(jnp.clip(jnp.abs(plan.eagerness), MIN_EAGERNESS, MAX_EAGERNESS)) / 3,
         plan.eagerness < 0,
         fast,
         (state.action == DROP) & (played.taken != DROP),

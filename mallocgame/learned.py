@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from mallocgame import climb, improve, teacher
 from mallocgame.engine import Found, Settings, Step
@@ -37,7 +37,7 @@ _KIND: Literal["true-game"] = "true-game"
 _GAME = {"agent": _KIND, "plays": teacher.PLAYS}
 _RESTART_EVERY = 8  # Moves.
 _ROUNDING = 1e-6
-_MOST = 4  # Changes at once.
+_MOST = 16  # Changes at once.
 _SEARCH = SearchConfig(num_simulations=1, min_range=0.002, uniform_share=0.1)
 
 
@@ -49,14 +49,15 @@ class Player:
         lanes: games side by side.
         search: of a move; with a single simulation there is no tree.
         gumbel_scale: of its noise, or of the draw's; 0 for what is likeliest.
-        further: without a tree, how likely each of three more changes in the same move is.
+        further: without a tree, how likely one more change is in the same move, and again one more;
+            the games take these by turns, the careful ones and the bold ones.
         backs_up: as in `ImprovementGame`.
     """
 
     lanes: int = 4
     search: SearchConfig = _SEARCH
     gumbel_scale: float = 1.0
-    further: float = 0.4
+    further: tuple[float, ...] = (0.4, 0.6, 0.8, 0.9)
     backs_up: bool = True
 
 
@@ -133,7 +134,7 @@ def _play(
                 *given,
                 uniform_share=player.search.uniform_share,
                 gumbel_scale=scale,
-                further=jnp.float32(player.further),
+                further=jnp.resize(jnp.float32(player.further), (lanes,)),
             )
         turn += 1
         spent += lanes * player.search.num_simulations
@@ -194,16 +195,17 @@ def leap(
     *,
     uniform_share: float,
     gumbel_scale: Array,
-    further: Array,
+    further: Float[Array, " B"],
 ) -> Standing:
-    """Makes one to four changes at once in every game, drawn from the policy without repetition. A call a game."""
+    """Makes one or several changes at once in every game, drawn from the policy without repetition. A call a game."""
     leaf = jax.vmap(model.root, (None, None, 0))(params, one, states)
     mask = states.legal_action_mask
     logits = selfplay.mixed(leaf.prior_logits, mask, uniform_share)
     keys = jax.random.split(key)
     noise = gumbel_scale * jax.random.gumbel(keys[0], logits.shape)
     _, actions = jax.lax.top_k(jnp.where(mask, logits + noise, -jnp.inf), _MOST)
-    more = jax.random.uniform(keys[1], (mask.shape[0], _MOST - 1)) < further
+    chance = jax.random.uniform(keys[1], (mask.shape[0], _MOST - 1))
+    more = jnp.cumprod(chance < further[:, None], axis=1)
     # Of what can be done at all.
     count = jnp.minimum(1 + jnp.sum(more, axis=1), jnp.sum(mask, axis=1))
     game: Any = model.game

@@ -6,14 +6,14 @@ teaches how likely each change is to succeed.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from mallocgame import changes, engine, improve
+from mallocgame import engine, improve
 from mallocgame.changes import NUM_KINDS
 from mallocgame.improve import ImprovementGame, Standing, Start
 from mallocgame.instance import Problem
@@ -48,14 +48,15 @@ def task_of(
             names.append(f"{name}:{different[seconds].by}")
             starts.append(improve.start(problem, different[seconds].plan))
             firsts.append(seconds)
-    return make_task(names, starts, firsts, demonstrations(starts, attempts))
+    shown = functools.partial(demonstrations, starts, attempts)
+    return make_task(names, starts, firsts, shown)
 
 
 def make_task(
     names: Sequence[str],
     starts: Sequence[Start],
     firsts: Sequence[float],
-    shown: Sequence[tuple[int, np.ndarray]] = (),
+    shown: Callable[[], Sequence[tuple[int, np.ndarray]]] = tuple,
     *,
     backs_up: bool = True,
 ) -> Task:
@@ -65,7 +66,7 @@ def make_task(
         names: of the starts.
         starts: of one shape.
         firsts: seconds of their plans.
-        shown: demonstrations.
+        shown: makes demonstrations.
         backs_up: as in `ImprovementGame`.
     """
     slow = [float(one.instance.all_slow_seconds) for one in starts]
@@ -107,12 +108,10 @@ def climbed(
     game: ImprovementGame, one: Start, key: PRNGKeyArray, attempts: int
 ) -> tuple[Int[Array, "B M"], Float[Array, "B M"]]:
     """Attempts changes at random: what was attempted, and what it earned."""
-    stake = 0.5 * jnp.log(changes.stakes(one.instance) + 1e-12)
 
     def lane(key: PRNGKeyArray) -> tuple[Array, Array]:
         def attempt(state: Standing, key: PRNGKeyArray) -> tuple[Standing, tuple]:
-            logits = jnp.repeat(stake, NUM_KINDS)
-            logits = jnp.where(state.legal_action_mask, logits, -jnp.inf)
+            logits = jnp.where(state.legal_action_mask, one.prior.reshape(-1), -jnp.inf)
             action = jax.random.categorical(key, logits).astype(jnp.int32)
             after = game.step(one, state, action)
             # What earns nothing is taken back, so that the rest can be made without it.

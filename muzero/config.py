@@ -110,9 +110,10 @@ class TrainConfig:
             et al. 2018.
         capacity: episodes kept for replay, C.
         best_kept: best episodes kept per instance.
-        curriculum: iterations over which the instances come into play one after another, in their
-            order; 0: all of them from the first on.
-        warmup: updates before the first iteration, on demonstrations alone.
+        warmup: the first iterations, in which nothing is played and the demonstrations alone are learnt
+            from; they need some.
+        curriculum: iterations behind the warm-up over which the instances come into play one after
+            another, in their order; 0: all of them at once.
         earning_only: of the best episodes and demonstrations, only moves that earned something are
             imitated: for games that judge each move at once.
         reanalyse_every: iterations between two in which B old episodes are searched anew by the

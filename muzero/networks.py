@@ -91,8 +91,11 @@ class Networks(nn.Module):
 
     def predict(self, hidden: Hidden) -> Prediction:
         """Returns what is thought of a hidden state."""
-        whole = hidden.whole if isinstance(hidden, Pointed) else hidden
-        return Prediction(self.policy_head(hidden), self.value_head(whole))
+        policy = self.policy_head(hidden)
+        if isinstance(hidden, Pointed):
+            policy += hidden.prior.reshape(-1).astype(policy.dtype)
+            return Prediction(policy, self.value_head(hidden.whole))
+        return Prediction(policy, self.value_head(hidden))
 
     def legality(self, hidden: Hidden) -> Float[Array, " A"]:
         """Returns logits of each action's being legal: within the learned rules nobody else says."""

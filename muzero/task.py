@@ -27,8 +27,9 @@ class Task:
         network: sizes.
         encoder: of observations; None for the one that their structure says.
         kinds: actions per token, if observations are `pointer.Choices`; 0 if they aren't.
-        demonstrations: episodes to start from, each the number of its instance and its actions
-            [T], -1 from where it ends. They are kept until better ones are found.
+        demonstrations: returns episodes to start from, each the number of its instance and its
+            actions [T], -1 from where it ends. They are kept until better ones are found. Called
+            once, when training begins.
         plays: what the game is called in the cards of agents; one for another game is refused.
         unit: of a cost, for reports.
         cost_fn: maps the number of an instance and a return to a cost; None for how much the
@@ -43,7 +44,7 @@ class Task:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     encoder: nn.Module | None = None
     kinds: int = 0
-    demonstrations: Sequence[tuple[int, np.ndarray]] = ()
+    demonstrations: Callable[[], Sequence[tuple[int, np.ndarray]]] = tuple
     plays: str = ""
     unit: str = "shortfall"
     cost_fn: Callable[[int, float], float] | None = None

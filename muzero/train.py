@@ -24,6 +24,7 @@ from solvers.command import (
     Session,
     keep_compiled,
     one_of,
+    read_json,
     run,
     write_json,
 )
@@ -38,6 +39,7 @@ if TYPE_CHECKING:  # JAX takes seconds to import; `--help` shall not.
 
 _NAME = "muzero.train"
 _CHECKPOINTS = "checkpoints"
+_SHOWN = "demonstrated.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,7 @@ class TrainFlags(Flags):
     budget: BudgetFlag = Budget(seconds=3600.0)
     """What training may spend: 30s, 1h, 2000evals (steps of the game or of its model)."""
     iterations: int = 100
-    """After so many iterations training ends, if the budget has not ended it; 0: after the warm-up."""
+    """After so many iterations training ends, if the budget has not ended it."""
     checkpoint_every: int = 10
     """Iterations between two checkpoints."""
     tensorboard: bool = False
@@ -138,10 +140,21 @@ def train(flags: TrainFlags, session: Session) -> Outcome:
         params = None
         if flags.start_from is not None:
             params = _given(flags.start_from, alone, task, kind)
-        state = alone.init(task.instances, flags.seed, task.demonstrations, params)
+        begun = checkpoints.newest is not None
+        # What was demonstrated is part of a checkpoint.
+        demonstrations = () if begun else task.demonstrations()
+        if flags.config.warmup and not (begun or demonstrations):
+            raise Failure(
+                "nothing_shown",
+                f"--warmup needs demonstrations, and {flags.game} shows none",
+                Exit.USAGE,
+            )
+        state = alone.init(task.instances, flags.seed, demonstrations, params)
         shown = alone.best_totals(state, len(task.names))
+        if hosts.leads:
+            shown = _shown(session, shown, begun=begun)
         state = hosts.spread(state)
-        if checkpoints.newest is not None:
+        if begun:
             state = checkpoints.restore(state)
             session.note(f"going on behind iteration {int(state.iteration)}")
         state = _iterate(flags, session, task, trainer, state, checkpoints, hosts)
@@ -215,6 +228,19 @@ def _given(card: Path, trainer: "Trainer", task: "Task", kind: str) -> Any:
         ) from None
 
 
+def _shown(session: Session, totals: "np.ndarray", *, begun: bool) -> "np.ndarray":
+    """Returns what the demonstrations earn, by instance: what a run that goes on noted when it began."""
+    import numpy as np
+
+    path = session.out / _SHOWN
+    if begun and path.exists():
+        return np.array([-np.inf if x is None else x for x in read_json(path)])
+    known = [float(x) if math.isfinite(x) else None for x in totals]
+    if not begun:
+        write_json(path, known)
+    return totals
+
+
 def _iterate(
     flags: TrainFlags,
     session: Session,
@@ -232,12 +258,10 @@ def _iterate(
     steps = trainer.agent.game.num_decisions(row(task.instances, 0))
     spent = config.lanes * steps * (config.search.num_simulations + 1)
     iteration = int(state.iteration)
-    meter.spend(simulations=iteration * spent)
+    meter.spend(simulations=max(iteration - config.warmup, 0) * spent)
     path = session.out / "metrics.jsonl" if hosts.leads else Path(os.devnull)
     instances = hosts.spread(task.instances)
-    log = Metrics(
-        path, before=iteration, tensorboard=flags.tensorboard and hosts.leads
-    )
+    log = Metrics(path, before=iteration, tensorboard=flags.tensorboard and hosts.leads)
     with session.progress("training") as bar, log:
         while iteration < flags.iterations and not hosts.any(meter.done()):
             begun = meter.seconds
@@ -251,7 +275,7 @@ def _iterate(
                     Exit.CHECK_FAILED,
                 )
             log.write(iteration, values | {"seconds": round(meter.seconds - begun, 4)})
-            meter.spend(simulations=spent)
+            meter.spend(simulations=spent * (iteration >= config.warmup))
             iteration += 1
             if iteration % flags.checkpoint_every == 0:
                 checkpoints.save(state)

@@ -86,27 +86,7 @@ class Trainer:
             )
             _require_legal(episodes)
             state = self._remember(state, episodes, size(instances))
-        if demonstrations and self.config.warmup:
-            state = self._warmed(state)
         return state
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def _warmed(self, state: TrainState) -> TrainState:
-        """Learns from the demonstrations alone."""
-        config = dataclasses.replace(
-            self.config.learn, best_share=1.0, updates=self.config.warmup
-        )
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), 2)
-        params, opt_state, _, _ = learner.learn(
-            self.agent,
-            state.params,
-            state.opt_state,
-            state.recent,
-            state.best,
-            key,
-            config,
-        )
-        return state._replace(params=params, opt_state=opt_state)
 
     def parameters(self, instances: Any) -> Any:
         """Returns the shapes of the parameters; nothing is computed."""
@@ -127,20 +107,26 @@ class Trainer:
     def iterate(
         self, instances: Any, state: TrainState
     ) -> tuple[TrainState, dict[str, Array]]:
-        """Plays a batch of episodes and learns from the replay.
+        """Plays a batch of episodes and learns from the replay; during the warm-up it only learns.
 
         Returns:
             The state after, and metrics as scalars on the device.
         """
         iteration = int(state.iteration)
         lanes, keys = self._prepared(instances, state)
-        episodes = self._play(instances, state, lanes, keys[0])
-        state, metrics = self._learnt(state, episodes, keys[1], size(instances))
-        every = self.config.reanalyse_every
-        if every and iteration % every == every - 1:
-            slots, lanes = self._picked(state, keys[2])
-            again = self._play(instances, state, lanes, keys[3])
-            state = self._refreshed(state, slots, again)
+        if iteration < self.config.warmup:
+            params, opt_state, metrics = self._warmed(state, keys[1], size(instances))
+            state = state._replace(
+                iteration=state.iteration + 1, params=params, opt_state=opt_state
+            )
+        else:
+            episodes = self._play(instances, state, lanes, keys[0])
+            state, metrics = self._learnt(state, episodes, keys[1], size(instances))
+            every = self.config.reanalyse_every
+            if every and iteration % every == every - 1:
+                slots, lanes = self._picked(state, keys[2])
+                again = self._play(instances, state, lanes, keys[3])
+                state = self._refreshed(state, slots, again)
         if self.mesh is not None:
             whole = NamedSharding(self.mesh, PartitionSpec())
             state, metrics = placed((state, metrics), whole)
@@ -271,11 +257,11 @@ class Trainer:
         key = jax.random.wrap_key_data(state.key)
         keys = jax.random.split(jax.random.fold_in(key, iteration), 5)
         lane = jnp.arange(config.lanes)
-        count = size(instances)
+        count = jnp.int32(size(instances))
         if config.curriculum:
             # Those that have come into play.
-            count = 1 + iteration * (count - 1) // config.curriculum
-            count = jnp.minimum(count, size(instances))
+            behind = iteration - config.warmup
+            count = jnp.minimum(1 + behind * (count - 1) // config.curriculum, count)
         lanes = self._lanes(
             instances, (iteration * config.lanes + lane) % count, keys[4]
         )
@@ -283,6 +269,24 @@ class Trainer:
         share = jnp.minimum(moves / lanes.moves.shape[1], 1.0)
         # Shifted by turns, so that no instance is always played boldly.
         return lanes._replace(random=share[(lane + iteration) % config.lanes]), keys
+
+    @functools.partial(jax.jit, static_argnums=(0, 3))
+    def _warmed(
+        self, state: TrainState, key: PRNGKeyArray, num_instances: int
+    ) -> tuple[Any, Any, dict[str, Array]]:
+        """Learns from the demonstrations alone: parameters, optimiser state, metrics.
+
+        The rest of the state stays as it is, and isn't copied: replays are large.
+        """
+        config = dataclasses.replace(self.config.learn, best_share=1.0)
+        recent, best = state.recent, state.best
+        given = (state.params, state.opt_state, recent, best, key, config)
+        params, opt_state, _, losses = learner.learn(self.agent, *given)
+        metrics = {
+            "best_mean": _best_mean(best, num_instances),
+            **{f"loss_{k}": v for k, v in losses._asdict().items()},
+        }
+        return params, opt_state, metrics
 
     @functools.partial(jax.jit, static_argnums=(0, 4))
     def _learnt(
@@ -305,7 +309,7 @@ class Trainer:
         metrics = {
             "return_mean": jnp.mean(total),
             "return_max": jnp.max(total),
-            "best_mean": jnp.mean(_best_totals(state.best, num_instances)),
+            "best_mean": _best_mean(state.best, num_instances),
             "turns": turns,
             "entropy": entropy / turns,
             "surprise": jnp.sum(priority) / turns,
@@ -407,6 +411,12 @@ def size(instances: Any) -> int:
 
 def _best_totals(best: Replay, num_instances: int) -> Float[Array, " I"]:
     return jnp.max(best.total.reshape(num_instances, -1), axis=1)
+
+
+def _best_mean(best: Replay, num_instances: int) -> Float[Array, ""]:
+    """Returns the mean over the instances of which anything is known."""
+    totals = _best_totals(best, num_instances)
+    return jnp.mean(totals, where=totals > -jnp.inf)
 
 
 def _require_legal(episodes: Episode) -> None:

@@ -235,7 +235,7 @@ def test_demonstrations_are_moves_that_earn() -> None:
     shown = teacher.demonstrations([slow], attempts=24)
     assert shown
     seconds = float(problem.instance.all_slow_seconds)
-    task = teacher.make_task(["mlp"], [slow], [seconds], shown)
+    task = teacher.make_task(["mlp"], [slow], [seconds])
     assert task.cost(0, 0.25) == pytest.approx(0.75 * seconds)
     length = len(slow.moves) + 2
     for number, moves in shown:
@@ -289,3 +289,15 @@ def test_several_changes_are_kept_or_taken_back_together() -> None:
         assert state.seconds == pytest.approx(min(seconds, before), rel=1e-5)
         assert state.reward == pytest.approx(max(before - seconds, 0) / slow, abs=2e-6)
     assert 0 < sum(kept) < len(kept)
+
+
+@pytest.mark.parametrize("name", ["mlp", "early_exit_cond"])
+def test_what_is_seen_of_every_first_plan_is_finite(name: str) -> None:
+    # In the plan adopted for a conditional some eagerness is 0.
+    problem = programs.golden(name, 0.05)
+    for found in engine.evaluate(problem, engine.seeds(problem), SETTINGS).values():
+        one = improve.start(problem, found.plan)
+        game = improve.ImprovementGame(int(one.plan.rank.shape[0]))
+        seen = jax.jit(game.init)(one, jax.random.key(0)).observation
+        for part in seen:
+            assert np.isfinite(np.asarray(part, np.float32)).all()

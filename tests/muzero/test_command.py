@@ -1,5 +1,6 @@
 """`python -m muzero.train`: what it writes, how it goes on, and how it fails."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from muzero.train import TrainFlags, train
@@ -41,6 +43,18 @@ def _no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def make(flags: TrainFlags) -> Any:
     return knapsack.task()
+
+
+asked = 0
+
+
+def shown(flags: TrainFlags) -> Any:
+    def demonstrations() -> list[tuple[int, np.ndarray]]:
+        global asked
+        asked += 1
+        return [(0, np.array([0, 0, 0, 0, 0, 1, 1, 1], np.int32))]
+
+    return dataclasses.replace(knapsack.task(), demonstrations=demonstrations)
 
 
 def nothing(flags: TrainFlags) -> Any:
@@ -112,6 +126,30 @@ def test_training_that_is_stopped_goes_on_to_the_same_result(
     assert json.loads(capsys.readouterr().out)["reason"] == "out_in_use"
     assert _run(whole, "--iterations=8", "--resume", "--seed=1") == Exit.USAGE
     assert json.loads(capsys.readouterr().out)["reason"] == "resume_mismatch"
+
+
+def test_training_warms_up_on_what_is_shown_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, parts, before = tmp_path / "whole", tmp_path / "parts", asked
+    assert _run(whole, "--warmup=2", "--iterations=4", game="shown") == Exit.OK
+    told = json.loads(capsys.readouterr().out)
+    assert told["baselines"]["demonstrated"] == pytest.approx(1.5 - 0.82)
+    assert told["evaluations"]["simulator"] == 2 * 16 * 8 * (8 + 1)
+    assert [("return_mean" in row) for row in _metrics(whole)] == [False] * 2 + [
+        True
+    ] * 2
+    assert asked == before + 1
+    assert _run(parts, "--warmup=2", "--iterations=1", game="shown") == Exit.OK
+    capsys.readouterr()
+    args = ("--warmup=2", "--iterations=4", "--resume")
+    assert _run(parts, *args, game="shown") == Exit.OK
+    again = json.loads(capsys.readouterr().out)
+    assert asked == before + 2, "what a checkpoint holds is not shown again"
+    assert _metrics(parts) == _metrics(whole)
+    assert again["baselines"] == told["baselines"] and again["best"] == told["best"]
+    assert _run(tmp_path / "none", "--warmup=2") == Exit.USAGE
+    assert json.loads(capsys.readouterr().out)["reason"] == "nothing_shown"
 
 
 def test_killed_training_loses_at_most_a_checkpoint_interval(

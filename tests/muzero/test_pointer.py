@@ -3,10 +3,12 @@
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from muzero import pointer
 from muzero.config import NetworkConfig
 from muzero.networks import Networks, call
 from muzero.pointer import Choices
@@ -37,6 +39,7 @@ def _seen(length: int, padded: int = 0, seed: int = 0) -> Choices:
         jnp.asarray(np.concatenate([features, rubbish])),
         jnp.arange(length + padded) < length,
         jnp.asarray(rng.normal(size=2), jnp.float32),
+        jnp.asarray(rng.normal(size=(length + padded, KINDS)), jnp.float32),
     )
 
 
@@ -91,3 +94,35 @@ def test_learned_rules_act_on_the_token_that_was_chosen() -> None:
     np.testing.assert_array_equal(after.valid, hidden.valid)
     legal = _ask("legality", 5, after)
     assert legal.shape == (5 * KINDS,)
+
+
+def test_a_network_that_knows_nothing_says_what_was_known_before() -> None:
+    seen = _seen(5, padded=2)
+    params = jax.jit(functools.partial(_networks(7).init, method="imagine"))(
+        jax.random.key(0), seen, jnp.int32(0)
+    )
+    found = call(_networks(7), params, "evaluate", seen)
+    np.testing.assert_allclose(found.policy, seen.prior.reshape(-1), atol=1e-6)
+    # What is imagined of later positions begins from the same.
+    hidden, _ = call(
+        _networks(7), params, "advance", _hidden(params, seen), jnp.int32(4)
+    )
+    after = call(_networks(7), params, "predict", hidden)
+    np.testing.assert_allclose(after.policy, seen.prior.reshape(-1), atol=1e-6)
+
+
+def _hidden(params: Any, seen: Choices) -> Any:
+    return call(_networks(7), params, "represent", seen)
+
+
+def test_neighbours_are_those_of_a_convolution() -> None:
+    # XLA's own, which takes ten times as long on CPUs, is the reference.
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(9, 4)), jnp.float32)
+    mine = pointer._Near()
+    params = mine.init(jax.random.key(2), x)
+    theirs = nn.Conv(4, (5,), feature_group_count=4)
+    kernel = params["params"]["kernel"][:, None]
+    bias = params["params"]["bias"] + 0.5
+    params = {"params": {"kernel": kernel[:, 0], "bias": bias}}
+    expected = theirs.apply({"params": {"kernel": kernel, "bias": bias}}, x)
+    np.testing.assert_allclose(mine.apply(params, x), expected, atol=1e-6)

@@ -287,8 +287,11 @@ def test_a_task_knows_its_costs() -> None:
 
 
 def test_a_curriculum_brings_instances_into_play_in_their_order() -> None:
-    count, config = 5, dataclasses.replace(
-        CONFIG, curriculum=3, lanes=8, capacity=8, reanalyse_every=0
+    count, config = (
+        5,
+        dataclasses.replace(
+            CONFIG, curriculum=3, lanes=8, capacity=8, reanalyse_every=0
+        ),
     )
     task = dataclasses.replace(
         TASK,
