@@ -49,6 +49,8 @@ class Player:
         lanes: games side by side.
         search: of a move; with a single simulation there is no tree.
         gumbel_scale: of its noise, or of the draw's; 0 for what is likeliest.
+        prior_share: without a tree, of the policy, as hill-climbing would draw: what the network writes off
+            wrongly can still be found.
         further: without a tree, how likely one more change is in the same move, and again one more;
             the games take these by turns, the careful ones and the bold ones.
         backs_up: as in `ImprovementGame`.
@@ -57,6 +59,7 @@ class Player:
     lanes: int = 4
     search: SearchConfig = _SEARCH
     gumbel_scale: float = 1.0
+    prior_share: float = 0.1
     further: tuple[float, ...] = (0.4, 0.6, 0.8, 0.9)
     backs_up: bool = True
 
@@ -132,7 +135,7 @@ def _play(
         else:
             states = leap(
                 *given,
-                uniform_share=player.search.uniform_share,
+                prior_share=jnp.float32(player.prior_share),
                 gumbel_scale=scale,
                 further=jnp.resize(jnp.float32(player.further), (lanes,)),
             )
@@ -185,7 +188,7 @@ def move(
     )
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="uniform_share")
+@functools.partial(jax.jit, static_argnums=0)
 def leap(
     model: Agent,
     params: Any,
@@ -193,14 +196,16 @@ def leap(
     states: Standing,
     key: PRNGKeyArray,
     *,
-    uniform_share: float,
+    prior_share: Float[Array, ""],
     gumbel_scale: Array,
     further: Float[Array, " B"],
 ) -> Standing:
     """Makes one or several changes at once in every game, drawn from the policy without repetition. A call a game."""
     leaf = jax.vmap(model.root, (None, None, 0))(params, one, states)
     mask = states.legal_action_mask
-    logits = selfplay.mixed(leaf.prior_logits, mask, uniform_share)
+    known = jnp.where(mask, states.observation.prior.reshape(mask.shape), -jnp.inf)
+    policy = (1 - prior_share) * jax.nn.softmax(leaf.prior_logits)
+    logits = jnp.log(policy + prior_share * jax.nn.softmax(known.astype(policy.dtype)))
     keys = jax.random.split(key)
     noise = gumbel_scale * jax.random.gumbel(keys[0], logits.shape)
     _, actions = jax.lax.top_k(jnp.where(mask, logits + noise, -jnp.inf), _MOST)
