@@ -8,6 +8,7 @@ one parent. Planning strategies play `agent.MemoryGame` on the board of the best
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,13 +107,26 @@ class PlanSpace:
 
 
 def to_plan(instance: Instance, genome: Genome) -> Plan:
-    """Returns the plan of a genome."""
+    """Returns the plan of a genome. Whatever its numbers, a buffer's accesses are played in their order."""
     rank, eagerness = jnp.asarray(genome.values).reshape(2, -1)
+    rank = _rising(rank, instance.accesses.buffer)
     total = instance.num_accesses.astype(jnp.float32)
     late = jnp.where(eagerness < 0.5, -1.0, 1.0)
     size = MIN_EAGERNESS * jnp.exp(_RANGE * jnp.abs(2 * eagerness - 1))
     advice = jnp.asarray(genome.choices) - 1
     return Plan(rank * (total + 1) - 1, late * size, advice.astype(jnp.int8))
+
+
+def _rising(rank: Float[Array, " N"], buffer: Int[Array, " N"]) -> Float[Array, " N"]:
+    """Returns for each access the highest rank of its buffer's accesses up to it."""
+    order = jnp.argsort(buffer, stable=True)
+
+    def higher(one: tuple[Array, Array], other: tuple[Array, Array]) -> Any:
+        same = one[0] == other[0]
+        return other[0], jnp.where(same, jnp.maximum(one[1], other[1]), other[1])
+
+    _, highest = jax.lax.associative_scan(higher, (buffer[order], rank[order]))
+    return rank.at[order].set(highest)
 
 
 def from_plan(instance: Instance, plan: Plan) -> Genome:

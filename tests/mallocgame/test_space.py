@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import solvers
-from mallocgame import engine, space
+from mallocgame import engine, mapping, space, validate
 from mallocgame.engine import Found
 from mallocgame.instance import Problem
 from solvers.command.units import Budget, Meter
 from solvers.contracts import check_game, check_oracle, check_space
+from solvers.protocols import Genome
 from tests.mallocgame import programs
 
 SETTINGS = engine.Settings(lanes=4)
@@ -89,3 +90,29 @@ def test_a_strategy_that_cannot_search_mappings_says_so() -> None:
     settings = engine.Settings(strategy="cma", lanes=4)
     with pytest.raises(ValueError, match="CMA-ES needs a space of two or more values"):
         list(engine.search(problem, start, settings, lambda: False))
+
+
+def test_any_numbers_are_a_plan_of_a_valid_mapping() -> None:
+    # As genetic search makes them: a key for each access, whatever those of its buffer's others.
+    problem = programs.golden("lstm_scan", 0.005)
+    instance = problem.instance
+    count = instance.order.shape[0]
+    rng = np.random.default_rng(5)
+    genomes = Genome(
+        jnp.asarray(rng.integers(0, 4, (12, count)), jnp.int32),
+        jnp.asarray(rng.random((12, 2 * count)), jnp.float32),
+    )
+    plans = jax.vmap(functools.partial(space.to_plan, instance))(genomes)
+    buffer = np.asarray(instance.accesses.buffer)[: len(problem.accesses)]
+    unordered = 0
+    for k in range(12):
+        rank = np.asarray(plans.rank[k])[: len(buffer)]
+        keys = np.asarray(genomes.values[k])[: len(buffer)]
+        for one in set(buffer.tolist()):
+            assert (np.diff(rank[buffer == one]) >= 0).all()
+            unordered += bool((np.diff(keys[buffer == one]) < 0).any())
+        played = engine.evaluate(
+            problem, {"x": jax.tree.map(lambda x, k=k: x[k], plans)}, SETTINGS
+        )["x"]
+        validate.require_valid(problem, mapping.from_state(problem, played.state))
+    assert unordered
