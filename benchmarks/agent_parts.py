@@ -222,16 +222,19 @@ def measure(accesses: int) -> dict[str, Any]:
         learn=LearnConfig(rows=32, updates=_UPDATES),
     )
     trainer = Trainer(agent=make_agent("true-game", task), config=config)
-    state = trainer.init(task.instances, 0)
-    state, _ = trainer.iterate(task.instances, state)
-    state = jax.block_until_ready(trainer.explore(task.instances, state))
+    # In a warm-up nothing is played.
+    learning = dataclasses.replace(
+        trainer, config=dataclasses.replace(config, warmup=sys.maxsize)
+    )
+    state = trainer.explore(task.instances, trainer.init(task.instances, 0))
+    jax.block_until_ready(learning.iterate(task.instances, state))
     before = compiles
     begun = time.perf_counter()
     state = jax.block_until_ready(trainer.explore(other.instances, state))
     played = time.perf_counter() - begun
     begun = time.perf_counter()
-    state, _ = jax.block_until_ready(trainer.iterate(other.instances, state))
-    both = time.perf_counter() - begun
+    jax.block_until_ready(learning.iterate(other.instances, state))
+    learnt = time.perf_counter() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "accesses": accesses,
@@ -239,7 +242,7 @@ def measure(accesses: int) -> dict[str, Any]:
         "times": times,
         "moves_per_second": round(_LANES * _MOVES / played, 3),
         "calls_per_second": round(_LANES * _MOVES * (_SIMULATIONS + 1) / played, 2),
-        "updates_per_second": round(_UPDATES / max(both - played, 1e-3), 2),
+        "updates_per_second": round(_UPDATES / learnt, 2),
         "compiles": before,
         "compiles_for_another_program": compiles - before,
         "peak_mib": round(peak),
