@@ -293,7 +293,7 @@ def _speeds(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     }
     text = ["| " + " | ".join(columns.values()) + " |", "|" + "---:|" * len(columns)]
     for line in sorted(lines, key=lambda line: line["accesses"]):
-        text.append("| " + " | ".join(str(line[k]) for k in columns) + " |")
+        text.append("| " + " | ".join(str(line.get(k, "")) for k in columns) + " |")
     return text
 
 
