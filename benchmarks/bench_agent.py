@@ -241,13 +241,10 @@ def search_of(
 
     player = learned.Player()
     tree = dataclasses.replace(player.search, num_simulations=8)
-    likeliest = dataclasses.replace(player.search, uniform_share=0.0)
     players = {
         "agent": player,
         "single": dataclasses.replace(player, further=(0.0,)),
-        "policy": dataclasses.replace(
-            player, further=(0.0,), gumbel_scale=0.0, search=likeliest
-        ),
+        "policy": dataclasses.replace(player, further=(0.0,), gumbel_scale=0.0),
         "planned": dataclasses.replace(player, search=tree),
         "untrained": player,
         "planned, untrained": dataclasses.replace(player, search=tree),

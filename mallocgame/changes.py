@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mallocgame import game, rollout
-from mallocgame.climb import MAX_EAGERNESS, MIN_EAGERNESS
+from mallocgame.climb import MAX_EAGERNESS, MIN_EAGERNESS, stakes
 from mallocgame.rollout import Plan
 from mallocgame.types import COPY, DROP, NUM_ACTIONS, UNDECIDED, Instance, State
 
@@ -152,14 +152,6 @@ def useful(instance: Instance, plan: Plan, played: Played) -> Bool[Array, "N K"]
     return jnp.stack([*columns, *whole, *moves, *paced, wanted], axis=1)
 
 
-def stakes(instance: Instance) -> Float[Array, " N"]:
-    """Returns what is at stake at each access, seconds: its saving, or a share of its copy's time."""
-    a = instance.accesses
-    copying = a.copy_ticks * instance.tick_seconds * 0.3
-    stake = jnp.maximum(a.saving * instance.trip[a.time], copying)
-    return jnp.where(a.forbid | a.must_drop, 0.0, stake)
-
-
 def prior(instance: Instance) -> Float[Array, "N K"]:
     """Returns by what logits hill-climbing would draw changes: the root of what is at stake, of an access or a buffer."""
     a = instance.accesses
@@ -193,6 +185,5 @@ __all__ = [
     "change",
     "play",
     "prior",
-    "stakes",
     "useful",
 ]

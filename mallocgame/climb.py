@@ -66,12 +66,7 @@ def mutate(instance: Instance, key: PRNGKeyArray, plan: Plan) -> Plan:
     count_key, loop_key = jax.random.split(key)
     count = 1 + jnp.sum(jax.random.uniform(count_key, (3,)) < 0.4)
     accesses = instance.accesses
-    trip = instance.trip[accesses.time]
-    stake = jnp.maximum(
-        accesses.saving * trip, accesses.copy_ticks * instance.tick_seconds * 0.3
-    )
-    stake = jnp.where(accesses.forbid | accesses.must_drop, 0.0, stake)
-    logits = jnp.log(jnp.sqrt(stake) + 1e-12)
+    logits = jnp.log(jnp.sqrt(stakes(instance)) + 1e-12)
 
     def change(k: Int[Array, ""], plan: Plan) -> Plan:
         keys = jax.random.split(jax.random.fold_in(loop_key, k), 6)
@@ -99,6 +94,14 @@ def mutate(instance: Instance, key: PRNGKeyArray, plan: Plan) -> Plan:
         )
 
     return jax.lax.fori_loop(0, count, change, plan)
+
+
+def stakes(instance: Instance) -> Float[Array, " N"]:
+    """Returns what is at stake at each access, seconds: its saving, or a share of its copy's time."""
+    a = instance.accesses
+    copying = a.copy_ticks * instance.tick_seconds * 0.3
+    stake = jnp.maximum(a.saving * instance.trip[a.time], copying)
+    return jnp.where(a.forbid | a.must_drop, 0.0, stake)
 
 
 def _restart(lanes: Lanes) -> Lanes:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from mallocgame import changes, moves, relaxation
+from mallocgame import changes, climb, moves, relaxation
 from mallocgame.agent import static_features
 from mallocgame.changes import NUM_KINDS, Played
 from mallocgame.climb import MAX_EAGERNESS, MIN_EAGERNESS
@@ -212,7 +212,7 @@ def _static(problem: Problem, instance: Instance) -> np.ndarray:
     n, count = len(a.size), len(problem.accesses)
     total = float(instance.all_slow_seconds)
     real = np.arange(n) < count
-    stake = np.where(real, np.asarray(changes.stakes(instance)), 0.0) / total
+    stake = np.where(real, np.asarray(climb.stakes(instance)), 0.0) / total
     of_buffer = np.bincount(a.buffer, weights=stake, minlength=n)[a.buffer]
     number = np.bincount(a.buffer[:count], minlength=n)[a.buffer]
     picker = np.asarray(instance.picker_ticks, np.float64)
